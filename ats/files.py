@@ -1,0 +1,87 @@
+"""Files that are either complete or not there, and their digests."""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def writable_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder, made with its parents where missing, after a file could be created in it.
+
+    Raises:
+        OSError: it is not a folder, or nothing can be written into it.
+    """
+    path = Path(folder)
+    # A file is really created: permission bits say little for root and on read-only file systems.
+    probe = path / f".{secrets.token_hex(8)}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"output folder {path} cannot be written ({error.strerror}); "
+            "choose another folder or change its permissions"
+        ) from error
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside the target, which takes the target's place when the block ends.
+
+    The temporary name keeps the target's suffix, from which many writers infer a format. Nothing
+    stays behind when the block raises; the target is then as it was before.
+
+    Raises:
+        OSError: the target's folder is missing or cannot be written.
+    """
+    path = Path(target)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); "
+            "choose another folder or change the permissions of this one"
+        ) from error
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+        # The new name itself survives a power cut only once the folder is on the disk.
+        _flush_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: str | os.PathLike[str]) -> None:
+    """Delete what killed processes left beside a target of :func:`atomic_path`."""
+    path = Path(target)
+    for leftover in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def file_digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file's bytes, by an algorithm of :mod:`hashlib`."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

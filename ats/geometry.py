@@ -1,0 +1,89 @@
+"""From positions in an attention map to offsets in pixels of the full-resolution image."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Shape = Sequence[int] | Tensor
+"""Spatial extents: one for a whole batch (D), or a tensor (B, D) with one for each image."""
+
+
+def patch_offsets(
+    positions: Tensor,
+    *,
+    map_shape: Sequence[int],
+    low_shape: Shape,
+    high_shape: Shape,
+    patch_size: Sequence[int],
+    receptive_field: int = 0,
+) -> Tensor:
+    """First corners of the patches that are centred on attention-map positions.
+
+    With scale = high / low for each dimension and r the receptive field of the attention network,
+    step = (low - r) * scale / map and
+    offset = round_half_even(r/2 * scale + position * step + step/2 - patch/2).
+
+    Computed in float32 and in this order, which decides exact ties of one half as the 2019 program
+    does.
+
+    Args:
+        positions: (B, N, D) indices in the attention map.
+        map_shape: extents of the attention map, D.
+        low_shape: extents of the small view in pixels, D or (B, D).
+        high_shape: extents of the full-resolution image in pixels, D or (B, D).
+        patch_size: extents of a patch in pixels, D.
+        receptive_field: receptive field of the attention network in pixels of the small view, 0
+            where its convolutions keep the size ("same" padding).
+
+    Returns:
+        (B, N, D) int64; may be negative or reach over the far border.
+
+    Raises:
+        ValueError: a shape does not have D extents, an extent is not positive, or the receptive
+            field exceeds the small view.
+
+    >>> patch_offsets(torch.tensor([[[0], [9]]]), map_shape=[10], low_shape=[10],
+    ...               high_shape=[100], patch_size=[20])
+    tensor([[[-5],
+             [85]]])
+    """
+    if positions.dim() != 3 or positions.is_floating_point():
+        raise ValueError(
+            f"positions must be integers (batch, n_patches, dim), got {positions.dtype} "
+            f"{tuple(positions.shape)}"
+        )
+    batch, dim = positions.shape[0], positions.shape[2]
+    if receptive_field < 0:
+        raise ValueError(f"receptive_field={receptive_field} must be 0 or more pixels")
+    maps = _extents("map_shape", map_shape, batch, dim, positions)
+    low = _extents("low_shape", low_shape, batch, dim, positions)
+    high = _extents("high_shape", high_shape, batch, dim, positions)
+    patch = _extents("patch_size", patch_size, batch, dim, positions)
+    if not isinstance(low_shape, Tensor) and min(low_shape) <= receptive_field:
+        raise ValueError(
+            f"receptive_field={receptive_field} leaves nothing of low_shape={tuple(low_shape)}; "
+            "give a larger small view"
+        )
+    scale = high / low
+    step = (low - receptive_field) * scale / maps
+    centre = receptive_field / 2 * scale + positions.float() * step + step / 2
+    return torch.round(centre - patch / 2).long()
+
+
+def _extents(name: str, shape: Shape, batch: int, dim: int, like: Tensor) -> Tensor:
+    """Extents as float32, broadcastable over (B, N, D)."""
+    if isinstance(shape, Tensor):
+        if shape.shape not in ((dim,), (batch, dim)):
+            raise ValueError(
+                f"{name} has shape {tuple(shape.shape)}, expected ({dim},) or ({batch}, {dim})"
+            )
+        return shape.to(like.device, torch.float32).reshape(-1, 1, dim)
+    if len(shape) != dim:
+        raise ValueError(
+            f"{name}={tuple(shape)} must have one extent for each of the {dim} dimensions of the "
+            "positions"
+        )
+    if min(shape) < 1:
+        raise ValueError(f"{name}={tuple(shape)} must be positive in every dimension")
+    return torch.tensor(list(shape), dtype=torch.float32, device=like.device).reshape(1, 1, dim)

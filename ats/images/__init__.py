@@ -1,0 +1,8 @@
+"""Where pixels come from: batches of images that can be asked for patches."""
+
+from ats.images.array import ArrayImages
+from ats.images.protocol import Images
+from ats.images.sparse import SparseImages
+from ats.images.tensor import TensorImages, as_images
+
+__all__ = ["ArrayImages", "Images", "SparseImages", "TensorImages", "as_images"]

@@ -1,0 +1,130 @@
+"""Images given by their non-zeros."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ats.patches import check_patch_request
+
+
+class SparseImages:
+    """A batch of mostly empty images of one size, never made dense to read patches.
+
+    Args:
+        indices: (nnz) integers, flat row-major indices within (C, \\*S), sorted within each image,
+            image after image.
+        values: (nnz) of any dtype.
+        indptr: (B + 1) int64; the non-zeros of image b are at ``indptr[b]:indptr[b + 1]``.
+        shape: (C, \\*S).
+
+    Raises:
+        ValueError: the three tensors do not fit each other.
+    """
+
+    def __init__(
+        self, indices: Tensor, values: Tensor, indptr: Tensor, shape: Sequence[int]
+    ) -> None:
+        if indices.shape != values.shape or indices.dim() != 1 or indptr.dim() != 1:
+            raise ValueError(
+                f"indices {tuple(indices.shape)} and values {tuple(values.shape)} must be one list "
+                f"of non-zeros, indptr {tuple(indptr.shape)} where each image starts in it"
+            )
+        if len(shape) < 2:
+            raise ValueError(f"shape={tuple(shape)} must be (channels, *spatial)")
+        self.indices = indices
+        self.values = values
+        self.indptr = indptr
+        self.shape = tuple(shape)
+
+    @classmethod
+    def from_dense(cls, pixels: Tensor) -> "SparseImages":
+        """The non-zeros of a tensor (B, C, \\*S)."""
+        flat = pixels.flatten(1)
+        image, indices = flat.nonzero(as_tuple=True)
+        counts = torch.bincount(image, minlength=flat.shape[0])
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(indices, flat[image, indices], indptr, pixels.shape[1:])
+
+    def to_dense(self) -> Tensor:
+        """All pixels, (B, C, \\*S): for looking at small images."""
+        dense = self.values.new_zeros(len(self), math.prod(self.shape))
+        dense[self._image_of_each(), self.indices.long()] = self.values
+        return dense.reshape(len(self), *self.shape)
+
+    def __len__(self) -> int:
+        """Number of images B."""
+        return self.indptr.shape[0] - 1
+
+    @property
+    def shapes(self) -> Tensor:
+        """Spatial extents (B, D) int64."""
+        return torch.tensor(self.shape[1:]).expand(len(self), -1)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "SparseImages":
+        """The same images on a device; what travels is their non-zeros."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return self._map(move)
+
+    def pin_memory(self) -> "SparseImages":
+        """The same images in page-locked memory, from which copies to a GPU are asynchronous."""
+        return self._map(Tensor.pin_memory)
+
+    def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
+        """Patches (B, N, C, \\*size) on the images' device, of the values' dtype.
+
+        Each line of a patch is a range of flat indices, found by bisection among the non-zeros.
+        """
+        extents = check_patch_request(offsets, size, batch=len(self), dim=len(self.shape) - 1)
+        first, begin, end = self._lines(offsets.to(self.values.device), extents)
+        keys = self._image_of_each() * math.prod(self.shape) + self.indices
+        low, high = torch.searchsorted(keys, torch.stack([begin, end]))
+        count = (high - low).clamp_min(0)
+        line = torch.repeat_interleave(count)
+        before = count.cumsum(0) - count
+        source = torch.arange(line.shape[0], device=line.device) + (low - before)[line]
+        out = self.values.new_zeros(first.shape[0] * extents[-1])
+        out[line * extents[-1] + keys[source] - first[line]] = self.values[source]
+        return out.reshape(*offsets.shape[:2], self.channels, *extents)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "SparseImages":
+        indices, values, indptr = map(function, (self.indices, self.values, self.indptr))
+        return SparseImages(indices, values, indptr, self.shape)
+
+    def _image_of_each(self) -> Tensor:
+        """Image that each non-zero belongs to, (nnz) int64."""
+        return torch.repeat_interleave(self.indptr.diff(), output_size=self.indices.shape[0])
+
+    def _lines(self, offsets: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys of the first pixel of every line of every patch, and of its part inside the image.
+
+        A key numbers the pixels of the whole batch. Lines run along the last dimension, in the
+        order (B, N, C, size[:-1]); the part of a line outside the image is empty.
+        """
+        device = offsets.device
+        batch, n_patches, dim = offsets.shape
+        lines = (batch, n_patches, self.channels, *size[:-1])
+        image = torch.arange(batch, device=device).reshape(batch, *[1] * (dim + 1))
+        channel = torch.arange(self.channels, device=device).reshape(-1, *[1] * (dim - 1))
+        row = image * self.shape[0] + channel
+        inside = torch.ones((), dtype=torch.bool, device=device)
+        for axis, (extent, limit) in enumerate(zip(size[:-1], self.shape[1:-1], strict=True)):
+            start = offsets[:, :, axis].reshape(batch, n_patches, *[1] * dim)
+            step = torch.arange(extent, device=device).reshape(-1, *[1] * (dim - 2 - axis))
+            inside = inside & (start + step >= 0) & (start + step < limit)
+            row = row * limit + start + step
+        width = self.shape[-1]
+        column = offsets[:, :, -1].reshape(batch, n_patches, *[1] * dim)
+        begin = row * width + column.clamp(0, width)
+        end = torch.where(inside, row * width + (column + size[-1]).clamp(0, width), begin)
+        first = row * width + column
+        return tuple(key.expand(lines).reshape(-1) for key in (first, begin, end))  # type: ignore[return-value]

@@ -1,0 +1,338 @@
+"""Modules: state around the functions of this library."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ats import sampling
+from ats.geometry import Shape, patch_offsets
+from ats.images import Images, as_images
+from ats.prior import log_prior
+from ats.sampling import DesignLike, Generators
+
+PRIOR_FLOOR = 1e-3
+"""Prior of the emptiest position relative to the largest: rarely sampled, never ruled out."""
+
+
+class AttentionSamplingOutput(NamedTuple):
+    """What attention sampling saw.
+
+    ``features`` (B, \\*F), ``attention`` (B, \\*map), ``patches`` (B, N, C, \\*patch), ``positions``
+    (B, N, D) in the attention map, ``offsets`` (B, N, D) in pixels, ``weights`` (B, N).
+    """
+
+    features: Tensor
+    attention: Tensor
+    patches: Tensor
+    positions: Tensor
+    offsets: Tensor
+    weights: Tensor
+
+
+class SampleSoftmax(nn.Module):
+    """Softmax over a whole attention map, mixed with a little of the uniform distribution.
+
+    a = (1 - s) softmax(logits) + s / K over all K positions of an image.
+
+    Args:
+        smoothing: s in [0, 1].
+
+    Raises:
+        ValueError: smoothing outside [0, 1].
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= smoothing <= 1:
+            raise ValueError(f"smoothing={smoothing} must lie in [0, 1]")
+        self.smoothing = smoothing
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Attention (B, \\*map), at least float32, of logits (B, \\*map)."""
+        rows = logits.flatten(1)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32)).softmax(1)
+        if self.smoothing:
+            rows = (1 - self.smoothing) * rows + self.smoothing / rows.shape[1]
+        return rows.reshape(logits.shape)
+
+
+class SamplePatches(nn.Module):
+    """Draw positions of an attention map and read the patches there.
+
+    In ``train()`` mode positions are drawn by ``design``, in ``eval()`` mode by ``inference``.
+
+    Args:
+        n_patches: patches N of an image.
+        patch_size: D extents in pixels of the full-resolution image.
+        receptive_field: see :func:`ats.patch_offsets`.
+        design: how to draw in training.
+        inference: how to draw in evaluation; ``deterministic`` (the systematic design from a fixed
+            start), ``top``, any other design, or ``ats.sampling.Average(design, draws)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_patches: int,
+        patch_size: Sequence[int],
+        receptive_field: int = 0,
+        design: DesignLike = sampling.DEFAULT_DESIGN,
+        inference: DesignLike = "deterministic",
+    ) -> None:
+        super().__init__()
+        if min(patch_size, default=0) < 1:
+            raise ValueError(f"patch_size={tuple(patch_size)} must be positive in every dimension")
+        self.n_patches = n_patches
+        self.patch_size = tuple(patch_size)
+        self.receptive_field = receptive_field
+        self.design = sampling.resolve_design(design)
+        self.inference = sampling.resolve_design(inference)
+
+    def forward(
+        self,
+        attention: Tensor,
+        x_low: Tensor,
+        x_high: Images | Tensor,
+        *,
+        generator: Generators = None,
+        n_patches: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Patches, weights, positions and offsets.
+
+        Args:
+            attention: (B, \\*map).
+            x_low: (B, C, \\*low); only its extents count.
+            x_high: full-resolution images, a tensor (B, C, \\*high) or :class:`ats.Images`.
+            generator: source of randomness.
+            n_patches: in place of the module's own.
+
+        Returns:
+            Patches (B, N, C, \\*patch) as stored, weights (B, N), positions and offsets (B, N, D).
+
+        Raises:
+            ValueError: batch sizes or dimensions differ, or sampling is impossible.
+        """
+        images = as_images(x_high)
+        high_shape: Shape = images.shapes
+        if isinstance(x_high, Tensor):
+            high_shape = tuple(x_high.shape[2:])
+        _check_batches(attention, x_low, images)
+        positions, weights = sampling.sample(
+            attention,
+            self.n_patches if n_patches is None else n_patches,
+            design=self.design if self.training else self.inference,
+            generator=generator,
+        )
+        offsets = patch_offsets(
+            positions,
+            map_shape=attention.shape[1:],
+            low_shape=x_low.shape[2:],
+            high_shape=high_shape,
+            patch_size=self.patch_size,
+            receptive_field=self.receptive_field,
+        )
+        return images.patches(offsets, self.patch_size), weights, positions, offsets
+
+
+class Expectation(nn.Module):
+    """:func:`ats.expectation` as a module."""
+
+    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+        """(B, \\*F) of features (B, N, \\*F) and weights (B, N)."""
+        return sampling.expectation(features, weights)
+
+
+class L2Normalize(nn.Module):
+    """Scale each row to length 1: x / sqrt(max(sum x^2, 1e-12)) along one dimension."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape, at least float32."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x * x.square().sum(self.dim, keepdim=True).clamp_min(1e-12).rsqrt()
+
+
+class AttentionSampling(nn.Module):
+    """Features of N patches of an image, averaged by an attention that says where to look.
+
+    The attention network sees the small view; positions are drawn from its softmax, patches are
+    read there at full resolution, and the feature network sees those alone. The result estimates
+    the attention-weighted mean of the features of all positions, and so do its gradients.
+
+    Args:
+        attention: network from (B, C, \\*low) to logits (B, 1, \\*map) or (B, \\*map).
+        feature: network from (B * N, C, \\*patch) to (B * N, \\*F).
+        n_patches: patches N of an image.
+        patch_size: D extents in pixels of the full-resolution image.
+        receptive_field: of the attention network, in pixels of the small view; 0 if its
+            convolutions keep the size ("same" padding).
+        smoothing: share of the uniform distribution in the attention.
+        design: how positions are drawn in training; see :data:`ats.sampling.DESIGNS`.
+        prior: function of the small view that says where there is anything to see, such as
+            :func:`ats.local_contrast`; (B, \\*low), not negative. Its logarithm joins the logits.
+        inference: how positions are drawn in evaluation; see :class:`SamplePatches`.
+
+    References:
+        Katharopoulos and Fleuret, Processing Megapixel Images with Deep Attention-Sampling Models,
+        2019.
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        feature: nn.Module,
+        *,
+        n_patches: int,
+        patch_size: Sequence[int],
+        receptive_field: int = 0,
+        smoothing: float = 0.0,
+        design: DesignLike = sampling.DEFAULT_DESIGN,
+        prior: Callable[[Tensor], Tensor] | None = None,
+        inference: DesignLike = "deterministic",
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feature = feature
+        self.prior = prior
+        self.softmax = SampleSoftmax(smoothing)
+        self.sample = SamplePatches(
+            n_patches=n_patches,
+            patch_size=patch_size,
+            receptive_field=receptive_field,
+            design=design,
+            inference=inference,
+        )
+        self.expectation = Expectation()
+
+    def forward(
+        self,
+        x_low: Tensor,
+        x_high: Images | Tensor,
+        *,
+        generator: Generators = None,
+        n_patches: int | None = None,
+    ) -> AttentionSamplingOutput:
+        """Look at the small view, then at N patches.
+
+        Unsigned integers of 8 and 16 bits are scaled to [0, 1], on the small view and on patches.
+
+        Args:
+            x_low: (B, C, \\*low) small views.
+            x_high: full-resolution images, a tensor (B, C, \\*high) or :class:`ats.Images`.
+            generator: source of randomness, one or one for each image.
+            n_patches: in place of the module's own, such as more for a prediction.
+
+        Raises:
+            ValueError: the logits have another shape than the documented ones, or the arguments
+                do not fit each other.
+        """
+        x_low = unit_float(x_low)
+        attention = self.attend(x_low)
+        patches, weights, positions, offsets = self.sample(
+            attention, x_low, x_high, generator=generator, n_patches=n_patches
+        )
+        patches = unit_float(patches.to(x_low.device, non_blocking=True))
+        features = self.feature(patches.flatten(0, 1))
+        features = features.unflatten(0, weights.shape)
+        return AttentionSamplingOutput(
+            self.expectation(features, weights), attention, patches, positions, offsets, weights
+        )
+
+    def attend(self, x_low: Tensor) -> Tensor:
+        """Attention (B, \\*map) of small views (B, C, \\*low)."""
+        logits: Tensor = self.attention(x_low)
+        if logits.dim() == x_low.dim():
+            if logits.shape[1] != 1:
+                raise ValueError(
+                    f"the attention network returned {tuple(logits.shape)}; it must return one "
+                    "logit for each position, (batch, 1, *map) or (batch, *map)"
+                )
+            logits = logits.squeeze(1)
+        if logits.dim() != x_low.dim() - 1:
+            raise ValueError(
+                f"the attention network returned {tuple(logits.shape)} for a small view "
+                f"{tuple(x_low.shape)}; it must return (batch, 1, *map) or (batch, *map)"
+            )
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.prior is not None:
+            prior = self.prior(x_low)
+            margin = self.sample.receptive_field
+            logits = logits + log_prior(prior, tuple(logits.shape[1:]), margin, PRIOR_FLOOR)
+        attention: Tensor = self.softmax(logits)
+        return attention
+
+
+class Classifier(nn.Module):
+    """A linear classifier on the features of attention sampling.
+
+    Args:
+        sampling: what yields features (B, F).
+        n_features: F.
+        n_classes: number of classes.
+        scale: start of a learnable factor on the features. Normalised features give a linear layer
+            a narrow range of logits, which slows training; about 10 opens it, as in cosine
+            classifiers. None leaves it out.
+    """
+
+    def __init__(
+        self,
+        sampling: AttentionSampling,
+        n_features: int,
+        n_classes: int,
+        *,
+        scale: float | None = 10.0,
+    ) -> None:
+        super().__init__()
+        self.sampling = sampling
+        self.scale = None if scale is None else nn.Parameter(torch.tensor(float(scale)))
+        self.linear = nn.Linear(n_features, n_classes)
+
+    def forward(
+        self,
+        x_low: Tensor,
+        x_high: Images | Tensor,
+        *,
+        generator: Generators = None,
+        n_patches: int | None = None,
+    ) -> tuple[Tensor, AttentionSamplingOutput]:
+        """Logits (B, n_classes), and what was seen."""
+        seen = self.sampling(x_low, x_high, generator=generator, n_patches=n_patches)
+        features = seen.features if self.scale is None else seen.features * self.scale
+        return self.linear(features), seen
+
+
+def unit_float(x: Tensor) -> Tensor:
+    """Pixels as floating point, unsigned integers of 8 and 16 bits scaled to [0, 1]."""
+    if x.is_floating_point():
+        return x
+    largest = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(x.dtype, 1.0)
+    return x.to(torch.get_default_dtype()) / largest
+
+
+def glorot_uniform_(network: nn.Module) -> nn.Module:
+    """Start every convolution and linear layer from Glorot's uniform distribution and zero bias."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return network
+
+
+def _check_batches(attention: Tensor, x_low: Tensor, images: Images) -> None:
+    batch = images.shapes.shape[0]
+    if not attention.shape[0] == x_low.shape[0] == batch:
+        raise ValueError(
+            f"x_low holds {x_low.shape[0]} small views (attention: {attention.shape[0]}), x_high "
+            f"{batch} images; give one small view for each image"
+        )
+    if images.shapes.shape[1] != x_low.dim() - 2:
+        raise ValueError(
+            f"x_low has {x_low.dim() - 2} spatial dimensions, x_high {images.shapes.shape[1]}; "
+            "both must show the same image"
+        )

@@ -1,0 +1,109 @@
+"""From offsets to patches of a dense tensor."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Types of the same width that torch can index; their bits are not looked at.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
+def extract_patches(image: Tensor, offsets: Tensor, patch_size: Sequence[int]) -> Tensor:
+    """Patches of an image at given offsets, 0 where they reach over its borders.
+
+    Only the pixels of the patches are read: no padded or converted copy of the image is made.
+
+    Args:
+        image: (B, C, \\*S) of any dtype, 1, 2 or 3 spatial dimensions.
+        offsets: (B, N, D) integers, the first corner of each patch in pixels; may lie outside.
+        patch_size: D extents in pixels.
+
+    Returns:
+        (B, N, C, \\*patch_size) of the image's dtype; gradients flow to the image.
+
+    Raises:
+        ValueError: offsets of the wrong shape, type, batch or dimension; an empty patch.
+
+    >>> x = torch.arange(5).view(1, 1, 5)
+    >>> extract_patches(x, torch.tensor([[[3], [-1]]]), [3])
+    tensor([[[[3, 4, 0]],
+    <BLANKLINE>
+             [[0, 0, 1]]]])
+    """
+    size = check_patch_request(offsets, patch_size, batch=image.shape[0], dim=image.dim() - 2)
+    offsets = offsets.to(image.device)
+    if image.device.type == "cpu" and not image.requires_grad and not _tracing():
+        return _copy_slices(image, offsets, size)
+    signed = _SIGNED.get(image.dtype)
+    if signed is None:
+        return _gather(image, offsets, size)
+    return _gather(image.view(signed), offsets, size).view(image.dtype)
+
+
+def check_patch_request(
+    offsets: Tensor, patch_size: Sequence[int], *, batch: int, dim: int
+) -> tuple[int, ...]:
+    """The patch size as a tuple, once offsets and size are known to fit B images of D dimensions."""
+    size = tuple(int(extent) for extent in patch_size)
+    if len(size) != dim or min(size, default=0) < 1:
+        raise ValueError(
+            f"patch_size={size} must have {dim} positive extents, one for each spatial dimension"
+        )
+    if offsets.dim() != 3 or offsets.shape[2] != dim:
+        raise ValueError(
+            f"offsets must be (batch, n_patches, {dim}), got {tuple(offsets.shape)}; they are first "
+            "corners in pixels, in the order of the image's dimensions"
+        )
+    if offsets.shape[0] != batch:
+        raise ValueError(
+            f"offsets are for a batch of {offsets.shape[0]}, the images for one of {batch}; give "
+            "the offsets of each image"
+        )
+    if offsets.is_floating_point() or offsets.dtype == torch.bool:
+        raise ValueError(f"offsets must be integers (pixels), got {offsets.dtype}")
+    return size
+
+
+def _tracing() -> bool:
+    return torch.compiler.is_compiling()
+
+
+def _copy_slices(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tensor:
+    """One contiguous slice copy for each patch: the fastest way where offsets can be looked at."""
+    shape = image.shape[2:]
+    out = image.new_zeros(*offsets.shape[:2], image.shape[1], *size)
+    for source, target, corners in zip(image, out, offsets.tolist(), strict=True):
+        for patch, corner in zip(target, corners, strict=True):
+            inside = [
+                (max(start, 0), min(start + extent, limit))
+                for start, extent, limit in zip(corner, size, shape, strict=True)
+            ]
+            if all(first < last for first, last in inside):
+                read = [slice(first, last) for first, last in inside]
+                write = [
+                    slice(first - start, last - start)
+                    for (first, last), start in zip(inside, corner, strict=True)
+                ]
+                patch[(slice(None), *write)] = source[(slice(None), *read)]
+    return out
+
+
+def _gather(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The same by indexing: differentiable, traceable, without waiting for a device."""
+    shape = image.shape[2:]
+    dim = len(size)
+    flat = offsets.new_zeros(())
+    inside = torch.ones((), dtype=torch.bool, device=image.device)
+    for axis, (extent, limit) in enumerate(zip(size, shape, strict=True)):
+        pixel = offsets[:, :, axis, None] + torch.arange(extent, device=image.device)
+        pixel = pixel.reshape(*offsets.shape[:2], *(extent if a == axis else 1 for a in range(dim)))
+        inside = inside & (pixel >= 0) & (pixel < limit)
+        flat = flat * limit + pixel.clamp(0, limit - 1)
+    batch, n_patches = offsets.shape[:2]
+    flat = flat.reshape(batch, 1, -1).expand(-1, image.shape[1], -1)
+    values = image.reshape(batch, image.shape[1], math.prod(shape)).gather(2, flat)
+    values = values.reshape(batch, image.shape[1], n_patches, *size).movedim(2, 1)
+    # Not a product with the mask: NaN at the border would reach outside of it.
+    return values.masked_fill(~inside.unsqueeze(2), 0)

@@ -1,0 +1,67 @@
+"""Where in the small view there is anything to see."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def local_contrast(x_low: Tensor, window: int = 5) -> Tensor:
+    """Standard deviation of the small view within a window around each of its pixels.
+
+    Channels are averaged as variances. Used as a prior, it keeps the first patches off the empty
+    parts of an image, whatever the image shows.
+
+    Args:
+        x_low: (B, C, \\*low) with 1, 2 or 3 spatial dimensions.
+        window: odd extent of the window in pixels of the small view.
+
+    Returns:
+        (B, \\*low), not negative, without gradient.
+
+    Raises:
+        ValueError: the window is even or not positive.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window={window} must be odd and positive")
+    x = x_low.detach().float()
+    # Centred first: the mean of squares minus the squared mean cancels where pixels are bright.
+    x = x - x.mean(tuple(range(2, x.dim())), keepdim=True)
+    squares = _box_mean(x.square(), window)
+    means = _box_mean(x, window)
+    return (squares - means.square()).clamp_min(0).mean(1).sqrt()
+
+
+def _box_mean(x: Tensor, window: int) -> Tensor:
+    """Mean over a cubic window, of the pixels inside the image only; one axis after another."""
+    for axis in range(2, x.dim()):
+        moved = x.movedim(axis, -1)
+        rows = moved.reshape(-1, 1, moved.shape[-1])
+        mean = F.avg_pool1d(rows, window, 1, window // 2, count_include_pad=False)
+        x = mean.reshape(moved.shape).movedim(-1, axis)
+    return x
+
+
+def log_prior(
+    prior: Tensor, map_shape: tuple[int, ...], receptive_field: int, floor: float
+) -> Tensor:
+    """Logarithm of a prior, brought to the positions of an attention map.
+
+    Args:
+        prior: (B, \\*low), not negative; relative values within an image matter alone.
+        map_shape: extents of the attention map.
+        receptive_field: margin that the attention network's convolutions consumed, in pixels.
+        floor: prior of the emptiest position relative to the largest, in (0, 1]: nothing is ruled
+            out, and an image without any contrast has a flat prior.
+
+    Returns:
+        (B, \\*map), at most about 0.
+    """
+    margin = receptive_field // 2
+    for axis in range(1, prior.dim()):
+        prior = prior.narrow(axis, margin, prior.shape[axis] - receptive_field)
+    if tuple(prior.shape[1:]) != map_shape:
+        pools = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+        prior = pools[len(map_shape) - 1](prior.unsqueeze(1), map_shape).squeeze(1)
+    peak = prior.flatten(1).amax(1).clamp_min(torch.finfo(prior.dtype).tiny)
+    relative = prior / peak.reshape(-1, *[1] * len(map_shape))
+    return torch.log(relative * (1 - floor) + floor)

@@ -1,0 +1,180 @@
+"""From an attention map to the positions that are looked at, and the weights of what is seen."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ats.sampling.design import Design, Generators, importance_weights
+from ats.sampling.replacement import Replacement
+from ats.sampling.successive import DesRaj, Murthy, Published
+from ats.sampling.systematic import Systematic
+from ats.sampling.top import Average, Top
+
+__all__ = [
+    "DEFAULT_DESIGN",
+    "DESIGNS",
+    "Average",
+    "DesRaj",
+    "Design",
+    "DesignFunction",
+    "DesignLike",
+    "Generators",
+    "Murthy",
+    "Published",
+    "Replacement",
+    "Sample",
+    "Systematic",
+    "Top",
+    "expectation",
+    "importance_weights",
+    "resolve_design",
+    "sample",
+]
+
+DesignFunction = Callable[[Tensor, int, Generators], tuple[Tensor, Tensor]]
+"""Flat attention (B, K), N and a generator to indices (B, N) and weights (B, N)."""
+
+DesignLike = str | DesignFunction
+
+DESIGNS: dict[str, DesignFunction] = {
+    "replacement": Replacement(),
+    "des-raj": DesRaj(),
+    "murthy": Murthy(),
+    "systematic": Systematic(),
+    "published": Published(),
+    "deterministic": Systematic(start=0.5),
+    "top": Top(),
+}
+
+DEFAULT_DESIGN = Systematic(centred=True)
+"""Decided by the learning curves of both experiments; see the results page of the docs."""
+
+
+class Sample(NamedTuple):
+    """Positions (B, N, D) int64 in the attention map, and weights (B, N)."""
+
+    positions: Tensor
+    weights: Tensor
+
+
+def sample(
+    attention: Tensor,
+    n_patches: int,
+    *,
+    design: DesignLike = DEFAULT_DESIGN,
+    generator: Generators = None,
+) -> Sample:
+    """Draw N positions of each attention map, with weights that make sums over them unbiased.
+
+    For any features f of the K positions, sum_s w_s f_s has the expectation
+    Phi = sum_i a_i f_i, and the expected gradients to attention and features are those of Phi
+    (``published``, ``top`` and centred designs apart, whose documentation states their bias).
+
+    Args:
+        attention: (B, \\*map) with 1, 2, 3 or more map dimensions; non-negative rows of sum 1.
+        n_patches: N, at most the number of positions unless the design repeats them.
+        design: a name of :data:`DESIGNS`, a :class:`Design`, or any callable like one.
+        generator: one generator, or one for each image, whose draws then do not depend on the
+            rest of the batch.
+
+    Returns:
+        Positions (B, N, D) int64 and weights (B, N); gradients flow from the weights to the
+        attention.
+
+    Raises:
+        ValueError: attention is not finite, negative or does not sum to 1; N is not positive or
+            exceeds the positions; the design is unknown.
+
+    >>> a = torch.softmax(torch.zeros(2, 5, 7).flatten(1), 1).view(2, 5, 7)
+    >>> positions, weights = sample(a, 3)
+    >>> positions.shape, weights.sum(1)
+    (torch.Size([2, 3, 2]), tensor([1., 1.]))
+
+    References:
+        Katharopoulos and Fleuret, Processing Megapixel Images with Deep Attention-Sampling Models,
+        2019, section 3. Kool, van Hoof and Welling, Estimating Gradients for Discrete Random
+        Variables by Sampling without Replacement, 2020. Tille, Sampling Algorithms, 2006.
+    """
+    function = resolve_design(design)
+    map_shape = tuple(attention.shape[1:])
+    _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
+    _check_attention(attention)
+    indices, weights = function(attention.flatten(1), n_patches, generator)
+    return Sample(torch.stack(torch.unravel_index(indices, map_shape), -1), weights)
+
+
+def expectation(features: Tensor, weights: Tensor) -> Tensor:
+    """Sum_s w_s f_s over the sample: the estimate of the attention-weighted mean of all features.
+
+    Args:
+        features: (B, N, \\*F).
+        weights: (B, N) from :func:`sample`.
+
+    Returns:
+        (B, \\*F); gradients flow to both.
+
+    Raises:
+        ValueError: the leading dimensions differ.
+    """
+    if features.shape[:2] != weights.shape:
+        raise ValueError(
+            f"features {tuple(features.shape)} and weights {tuple(weights.shape)} must agree in "
+            "(batch, n_patches): give one weight for each patch"
+        )
+    return (weights.reshape(weights.shape + (1,) * (features.dim() - 2)) * features).sum(1)
+
+
+def resolve_design(design: DesignLike) -> DesignFunction:
+    """The design of that name, or the given callable itself."""
+    if not isinstance(design, str):
+        return design
+    if design not in DESIGNS:
+        raise ValueError(f"design={design!r} is unknown; take one of {', '.join(DESIGNS)}")
+    return DESIGNS[design]
+
+
+def _check_count(n_patches: int, map_shape: tuple[int, ...], *, distinct: bool) -> None:
+    if not map_shape:
+        raise ValueError("attention must be (batch, *map), with at least one map dimension")
+    if n_patches < 1:
+        raise ValueError(f"n_patches={n_patches} must be at least 1")
+    positions = math.prod(map_shape)
+    if distinct and n_patches > positions:
+        raise ValueError(
+            f"n_patches={n_patches} exceeds the {positions} positions of a {map_shape} attention "
+            "map; lower it or sample with replacement"
+        )
+
+
+def _check_attention(attention: Tensor) -> None:
+    if not attention.is_floating_point():
+        raise ValueError(f"attention must be floating point, got {attention.dtype}")
+    if torch.compiler.is_compiling():
+        return
+    rows = attention.detach().flatten(1)
+    total = rows.sum(1, dtype=torch.float64)
+    tolerance = 1e-3 if attention.dtype in (torch.float32, torch.float64) else 3e-2
+    valid = ((total - 1).abs() <= tolerance).all() & (rows >= 0).all()
+    if valid.device.type == "cuda":
+        # Reading the answer would make the host wait for the device in every step.
+        torch._assert_async(valid, "attention must be non-negative, finite and sum to 1")
+    elif not valid:
+        raise ValueError(_attention_fault(rows, total))
+
+
+def _attention_fault(rows: Tensor, total: Tensor) -> str:
+    if not rows.isfinite().all():
+        return (
+            "attention contains NaN or infinite values; has training diverged? Lower the learning "
+            "rate, or clip the gradient norm"
+        )
+    if (rows < 0).any():
+        return f"attention has negative values (minimum {rows.min():.3g}); apply a softmax first"
+    worst = total[(total - 1).abs().argmax()]
+    return (
+        f"attention must sum to 1 in each image, got {worst:.6g}; apply a softmax over the whole "
+        "map (ats.SampleSoftmax)"
+    )

@@ -1,0 +1,114 @@
+"""What a sampling design is, and how its draws become weights that carry the gradient."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+Generators = Generator | Sequence[Generator] | None
+"""One generator for a whole batch, or one for each of its images, or torch's own."""
+
+# Attention of exactly zero is lifted to this in float64: far below anything a softmax returns, so
+# that no expectation changes, yet its reciprocal is finite, so that every weight and gradient is.
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Design(ABC):
+    """How positions are drawn from an attention map, as a callable on flat maps.
+
+    A subclass says in :meth:`draw` which positions it takes and with which importance ratios; the
+    weights and their gradient follow from those. Any callable with the signature of
+    :meth:`__call__` can stand in for a design.
+
+    Args:
+        centred: subtract the estimate itself from each feature in the gradient to the attention.
+            Removes the noise that all features share, which is most of it while attention is still
+            diffuse, at a bias of order 1/N; see :func:`importance_weights`.
+    """
+
+    centred: bool = False
+
+    @property
+    def distinct(self) -> bool:
+        """Whether a draw never repeats a position, so that N cannot exceed their number."""
+        return True
+
+    def __call__(
+        self, attention: Tensor, n_patches: int, generator: Generators
+    ) -> tuple[Tensor, Tensor]:
+        """Indices (B, N) int64 and weights (B, N) for attention (B, K) whose rows sum to 1."""
+        if self.centred and n_patches == 1 and attention.shape[1] > 1:
+            raise ValueError(
+                "centred=True with n_patches=1 leaves no gradient to the attention: the one "
+                "feature is its own estimate; take n_patches >= 2 or a design with centred=False"
+            )
+        probabilities = attention.detach().double().clamp_min(TINY)
+        indices, ratio = self.draw(probabilities, n_patches, generator)
+        return indices, importance_weights(attention.gather(1, indices), ratio, self.centred)
+
+    @abstractmethod
+    def draw(
+        self, probabilities: Tensor, n_patches: int, generator: Generators
+    ) -> tuple[Tensor, Tensor]:
+        """Draw N positions of every row.
+
+        Args:
+            probabilities: (B, K) float64, positive, without gradient.
+            n_patches: N.
+            generator: source of randomness.
+
+        Returns:
+            Indices (B, N) int64 and importance ratios (B, N) float64, such that for any y the
+            expectation of sum_s ratio_s * y_s is sum_i y_i.
+        """
+
+
+def importance_weights(attention: Tensor, ratio: Tensor, centred: bool = False) -> Tensor:
+    """Weights w_s = a_s * ratio_s whose gradient to the attention is that of the design.
+
+    Since the derivative of Phi = sum_i a_i f_i to a_i is f_i, and sum_s ratio_s y_s is unbiased for
+    sum_i y_i whatever y is, holding the ratio constant makes the gradient unbiased.
+
+    Centred, the gradient to a_s is ratio_s (f_s - Phi^) . g in place of ratio_s f_s . g. It is the
+    derivative of the self-normalised weights w_s / sum_t w_t, taken where that sum is 1.
+
+    Args:
+        attention: (B, N) at the sampled positions.
+        ratio: (B, N) importance ratios, constant.
+        centred: centre the gradient.
+
+    Returns:
+        (B, N), of float32 or the wider type of ``attention``; gradients flow to ``attention``.
+    """
+    dtype = torch.promote_types(attention.dtype, torch.float32)
+    # The product is taken in float64: a ratio can exceed float32 where attention is next to zero.
+    weights = attention.double() * ratio
+    if centred:
+        total = weights.sum(1, keepdim=True)
+        weights = weights - weights.detach() * (total - total.detach())
+    return weights.to(dtype)
+
+
+def uniform(rows: Tensor, columns: int, generator: Generators) -> Tensor:
+    """Float64 uniforms in [0, 1), (B, columns), on the device of ``rows`` (B, ...).
+
+    With one generator per image, an image's numbers do not depend on the batch that it is in.
+    """
+    shape = (rows.shape[0], columns)
+    if generator is None:
+        return torch.rand(shape, dtype=torch.float64, device=rows.device)
+    if isinstance(generator, Generator):
+        noise = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
+        return noise.to(rows.device)
+    if len(generator) != shape[0]:
+        raise ValueError(
+            f"generator has {len(generator)} generators for a batch of {shape[0]} images; "
+            "give one for each image, or a single one"
+        )
+    noise = torch.stack(
+        [torch.rand(columns, dtype=torch.float64, device=g.device, generator=g) for g in generator]
+    )
+    return noise.to(rows.device)

@@ -1,0 +1,162 @@
+"""Successive sampling: one position after another, without replacement."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ats.sampling.design import TINY, Design, Generators, uniform
+
+
+def draw_in_order(probabilities: Tensor, n_patches: int, generator: Generators) -> Tensor:
+    """Indices (B, N) in the order of drawing.
+
+    Exponential clocks with the attention as rates ring in the order of successive sampling, which
+    is the Gumbel top-k trick without its logarithm.
+    """
+    clocks = -torch.log1p(-uniform(probabilities, probabilities.shape[1], generator))
+    # A clock of exactly 0 would ring first whatever its rate.
+    clocks = clocks.clamp_min(TINY) / probabilities
+    return clocks.topk(n_patches, dim=1, largest=False).indices
+
+
+def mass_outside(probabilities: Tensor, indices: Tensor) -> Tensor:
+    """Attention left outside the sample, (B, 1), without cancellation."""
+    return probabilities.scatter(1, indices, 0.0).sum(1, keepdim=True)
+
+
+@final
+@dataclass(frozen=True)
+class DesRaj(Design):
+    """The ordered estimator of Des Raj (1956), which the attention-sampling paper uses.
+
+    The k-th draw, from the p_k = 1 - sum_{j<k} a_j that is left, gives the unbiased estimate
+    sum_{j<k} a_j f_j + p_k f_k; the estimator is their mean, with w_k = (p_k + (N - k) a_k) / N.
+    """
+
+    def draw(
+        self, probabilities: Tensor, n_patches: int, generator: Generators
+    ) -> tuple[Tensor, Tensor]:
+        """Draw in order; the ratio is w_k / a_k."""
+        indices = draw_in_order(probabilities, n_patches, generator)
+        drawn = probabilities.gather(1, indices)
+        return indices, des_raj_weights(drawn, mass_outside(probabilities, indices)) / drawn
+
+
+def des_raj_weights(drawn: Tensor, outside: Tensor, mixture: Tensor | None = None) -> Tensor:
+    """Weights w_k = m_k p_k + a_k sum_{j>k} m_j of the features in the order of drawing.
+
+    Args:
+        drawn: (B, N) attention of the sample, in the order of drawing.
+        outside: (B, 1) attention outside the sample.
+        mixture: (B, N) weights m of the N unbiased estimates, 1/N if None.
+    """
+    if mixture is None:
+        mixture = torch.full_like(drawn, 1 / drawn.shape[1])
+    remaining = outside + drawn.flip(1).cumsum(1).flip(1)
+    later = mixture.flip(1).cumsum(1).flip(1) - mixture
+    return mixture * remaining + drawn * later
+
+
+@final
+@dataclass(frozen=True)
+class Murthy(Design):
+    """The estimator of Murthy (1957): that of Des Raj with the order of the draws averaged out.
+
+    w_s = a_s P(S without s | s drawn first) / P(S), of which no unbiased estimator from the same
+    draws that depends on their order has a smaller variance (Kool, van Hoof and Welling, 2020).
+    """
+
+    def draw(
+        self, probabilities: Tensor, n_patches: int, generator: Generators
+    ) -> tuple[Tensor, Tensor]:
+        """Draw in order and forget it; the ratio is P(S without s | s) / P(S)."""
+        indices = draw_in_order(probabilities, n_patches, generator)
+        drawn = probabilities.gather(1, indices)
+        return indices, leave_one_out_ratio(drawn, mass_outside(probabilities, indices))
+
+
+def leave_one_out_ratio(drawn: Tensor, outside: Tensor) -> Tensor:
+    """P(S without s | s drawn first) / P(S) for every s of a successive sample S.
+
+    With exponential clocks, P(S) = int_0^inf e^-t prod_{s in S} (1 - e^(-q_s t)) dt where
+    q_s = a_s / (1 - a(S)): all of S rings before the first of the rest does. Leaving s out of the
+    population leaves its factor out of the product.
+
+    The substitution t = exp(x - e^-x) makes the integrand decay doubly exponentially at both ends,
+    so that the trapezoidal rule converges exponentially (Takahasi and Mori, 1974).
+
+    Args:
+        drawn: (B, N) float64 attention of the sample.
+        outside: (B, 1) float64 attention outside the sample; 0 where the sample is everything.
+
+    Returns:
+        (B, N), at least 1.
+    """
+    nodes, log_weights = _quadrature(drawn.shape[1], drawn)
+    rate = drawn / outside.clamp_min(TINY)
+    log_factor = torch.log(-torch.expm1(-rate.unsqueeze(2) * nodes))
+    log_terms = log_factor.sum(1) + log_weights
+    without = torch.logsumexp(log_terms.unsqueeze(1) - log_factor, dim=2)
+    return torch.exp(without - torch.logsumexp(log_terms, dim=1, keepdim=True))
+
+
+def _quadrature(n_patches: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes t and the logarithms of e^-t dt/dx at them, for products of up to N factors."""
+    # With N factors the integrand peaks near t = N at the latest; ten standard deviations and the
+    # decay of e^-t beyond it leave less than float64 can tell. The narrower the peak, the finer.
+    end = n_patches + 10 * (n_patches + 1) ** 0.5 + 40
+    count = 160 + 16 * int(n_patches**0.5)
+    x = torch.linspace(-3.8, math.log(end) + 0.02, count, dtype=like.dtype, device=like.device)
+    decay = torch.exp(-x)
+    nodes = torch.exp(x - decay)
+    return nodes, -nodes + x - decay + torch.log1p(decay)
+
+
+@final
+@dataclass(frozen=True)
+class Published:
+    """The gradient of the 2019 program for sampling without replacement, which is biased.
+
+    The value is that of :class:`DesRaj`. The gradient to the attention is *not* the derivative of
+    the expectation and can even point away from it; it is here to reproduce published results only.
+    """
+
+    @property
+    def distinct(self) -> bool:
+        """Positions do not repeat."""
+        return True
+
+    def __call__(
+        self, attention: Tensor, n_patches: int, generator: Generators
+    ) -> tuple[Tensor, Tensor]:
+        """Indices (B, N) and weights (B, N) of attention (B, K)."""
+        probabilities = attention.detach().double().clamp_min(TINY)
+        indices = draw_in_order(probabilities, n_patches, generator)
+        outside = mass_outside(probabilities, indices)
+        weights = published_weights(attention.gather(1, indices).double(), outside)
+        return indices, weights.to(torch.promote_types(attention.dtype, torch.float32))
+
+
+def published_weights(drawn: Tensor, outside: Tensor, mixture: Tensor | None = None) -> Tensor:
+    """Des Raj's weights with the attention gradient of the 2019 program.
+
+    For the gradient h_j = f_j . g to the weights, the gradient to a_k is (k from 0)
+    m_k (p_k F_k / a_k + sum_{j<k} h_j - k h_k), F_k = sum_{j<k} a_j h_j + p_k h_k.
+
+    Args:
+        drawn: (B, N) attention of the sample, in the order of drawing; gradients flow to it.
+        outside: (B, 1) attention outside the sample.
+        mixture: (B, N) weights m of the N estimates, 1/N if None.
+    """
+    a = drawn.detach().clamp_min(TINY)
+    n_patches = a.shape[1]
+    mixture = torch.full_like(a, 1 / n_patches) if mixture is None else mixture
+    remaining = outside + a.flip(1).cumsum(1).flip(1)
+    earlier = ((remaining / a).unsqueeze(2) * a.unsqueeze(1) + 1).tril(-1)
+    order = torch.arange(n_patches, device=a.device)
+    jacobian = mixture.unsqueeze(2) * (earlier + torch.diag_embed(remaining**2 / a - order))
+    gradient_only = torch.einsum("bk,bkj->bj", drawn - drawn.detach(), jacobian)
+    return des_raj_weights(a, outside, mixture) + gradient_only

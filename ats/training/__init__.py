@@ -1,0 +1,1 @@
+"""Training loops: Lightning around plain modules."""

@@ -1,0 +1,104 @@
+"""The command line that the training scripts share."""
+
+import argparse
+
+TRAINING_DESIGNS = ("replacement", "des-raj", "murthy", "systematic", "published")
+PUBLISHED = {"design": "published", "centring": False, "prior": "none", "feature_scale": 0.0}
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every training script beside those of its experiment."""
+    add = parser.add_argument
+    add("--optimizer", choices=("sgd", "adam"), default="adam", help="optimizer")
+    add("--lr", type=positive_float, default=0.001, help="learning rate")
+    add("--momentum", type=float, default=0.9, help="momentum of sgd")
+    add("--clipnorm", type=positive_float, default=1.0, help="bound on the global gradient norm")
+    add(
+        "--regularizer_strength",
+        type=float,
+        default=0.0001,
+        help="strength of the entropy regulariser of the attention",
+    )
+    add("--epochs", type=positive_int, default=500, help="passes over the training set")
+    add(
+        "--recipe",
+        choices=("default", "published"),
+        default="default",
+        help="published: the settings of the 2019 program (its biased gradient, no prior, no "
+        "feature scale); options given beside it hold",
+    )
+    add("--design", choices=TRAINING_DESIGNS, default="systematic", help="sampling design")
+    add(
+        "--centring",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="centre the attention gradient",
+    )
+    add(
+        "--prior",
+        choices=("contrast", "none"),
+        default="contrast",
+        help="prior of the attention: local contrast of the small view, or none",
+    )
+    add(
+        "--feature_scale",
+        type=float,
+        default=10.0,
+        help="start of the learnable scale on the features, 0 for none",
+    )
+    add(
+        "--inference",
+        choices=("deterministic", "top", "sampled"),
+        default="deterministic",
+        help="how positions are chosen for the test set",
+    )
+    _add_machine_arguments(parser)
+
+
+def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="seed of initialisation, order and draws")
+    add("--precision", choices=("32", "bf16", "16"), default="32", help="floating-point precision")
+    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="what to train on")
+    add("--devices", type=positive_int, default=1, help="number of devices, trained on with DDP")
+    add(
+        "--micro_batch",
+        type=positive_int,
+        help="images that a device holds at a time; changes memory, not the result "
+        "(default: 8 on a CPU, a device's whole share elsewhere)",
+    )
+    add("--workers", type=int, default=0, help="processes that read data, 0 for none besides")
+    add("--resume", action="store_true", help="go on with the run in the output folder")
+
+
+def parse_with_recipe(
+    parser: argparse.ArgumentParser, arguments: list[str] | None = None
+) -> argparse.Namespace:
+    """Parse; a recipe changes the defaults, and what is given beside it holds."""
+    if parser.parse_args(arguments).recipe == "published":
+        parser.set_defaults(**PUBLISHED)
+    return parser.parse_args(arguments)
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
+def patch_extents(text: str) -> tuple[int, int]:
+    """``50x40`` as height and width in pixels."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} must be HEIGHTxWIDTH in pixels, such as 50x50")
+    return int(parts[0]), int(parts[1])

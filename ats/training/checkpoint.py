@@ -1,0 +1,63 @@
+"""Checkpoints that are whole or absent, and never unpickled."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import save_file
+
+from ats.files import atomic_path
+
+CHECKPOINT = "checkpoint.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames; loads tensors and plain containers only."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write all of the checkpoint, or leave the former one."""
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint without running any code in it.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        location = map_location if map_location is not None else "cpu"
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=location, weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint {path} cannot be read ({error}); remove it to train from the start"
+            ) from error
+        return state
+
+
+class SaveEpoch(lightning.Callback):
+    """After every epoch: one resumable checkpoint, and the weights alone as safetensors.
+
+    Everything random is drawn from the seed, the epoch and the image, so that a run resumed at the
+    end of an epoch goes on exactly as the one that was never interrupted.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Save both; the checkpoint last, since it is what says that the epoch is done."""
+        if trainer.is_global_zero:
+            weights = pl_module.model.state_dict()  # type: ignore[union-attr]
+            tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+            with atomic_path(self.output / f"weights_{trainer.current_epoch:03d}.safetensors") as t:
+                save_file(tensors, t)
+        trainer.save_checkpoint(self.output / CHECKPOINT)

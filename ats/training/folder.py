@@ -1,0 +1,57 @@
+"""The output folder of a run."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ats.files import writable_folder
+from ats.training.checkpoint import CHECKPOINT
+
+# May differ when a run goes on: they change how it runs, not what comes out.
+FREE = {"epochs", "workers", "devices", "micro_batch", "accelerator", "dataset"}
+
+
+def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Path | None:
+    """The checkpoint to go on from, or None for a fresh start in a writable folder.
+
+    Raises:
+        ValueError: the folder holds a run and ``resume`` was not asked for, or one that was made
+            with other parameters.
+        OSError: the folder cannot be written.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        # The first process has checked and opened the folder before it started this one.
+        return output / CHECKPOINT if resume and (output / CHECKPOINT).exists() else None
+    writable_folder(output)
+    known = output / "parameters.json"
+    if not known.exists():
+        return None
+    if not resume:
+        raise ValueError(
+            f"output {output} holds a run already; pass --resume to go on with it, or choose "
+            "another folder"
+        )
+    former = json.loads(known.read_text())
+    differing = _differences(former, parameters)
+    if differing:
+        raise ValueError(
+            f"output {output} holds a run made with other parameters ({'; '.join(differing)}); "
+            "repeat them, or choose another folder"
+        )
+    checkpoint = output / CHECKPOINT
+    return checkpoint if checkpoint.exists() else None
+
+
+def _differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed that changes the result."""
+    found = []
+    for part in ("arguments", "data"):
+        old, new = former.get(part, {}), json.loads(json.dumps(now[part]))
+        found += [
+            f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+            for name in sorted(old.keys() | new.keys())
+            if name not in FREE and old.get(name) != new.get(name)
+        ]
+    return found

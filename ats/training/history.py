@@ -1,0 +1,101 @@
+"""The table of a run: one row an epoch."""
+
+import csv
+import time
+from pathlib import Path
+
+import lightning
+
+from ats.files import atomic_path
+from ats.plots import save_learning_curves
+
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_error",
+    "train_entropy",
+    "test_loss",
+    "test_error",
+    "test_entropy",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+)
+
+Row = dict[str, float]
+
+
+def read_history(path: Path) -> list[Row]:
+    """Rows of a ``history.csv``; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    """Write the whole table, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "epoch": int(row["epoch"])})
+
+
+class History(lightning.Callback):
+    """Writes ``history.csv`` and ``curves.png``, and prints a line with the time that is left.
+
+    ``seconds`` and ``images_per_second`` are those of training, without the test.
+    """
+
+    def __init__(self, output: Path, images_per_epoch: int) -> None:
+        self.output = output
+        self.images_per_epoch = images_per_epoch
+        self.rows: list[Row] = []
+        self._started = 0.0
+        self._seconds = 0.0
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Keep the rows of the epochs that the checkpoint knows."""
+        rows = read_history(self.output / "history.csv")
+        self.rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
+
+    def on_train_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_validation_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Stop the clock."""
+        self._seconds = time.perf_counter() - self._started
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Add the row of this epoch."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {name: metrics[name] for name in COLUMNS if name in metrics}
+        row["epoch"] = trainer.current_epoch
+        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["seconds"] = round(self._seconds, 3)
+        row["images_per_second"] = round(self.images_per_epoch / max(self._seconds, 1e-9), 3)
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_history(self.output / "history.csv", self.rows)
+            save_learning_curves(self.output / "curves.png", {"": self.rows})
+            self._print(row, trainer.max_epochs or 0)
+
+    def _print(self, row: Row, epochs: int) -> None:
+        left = (epochs - int(row["epoch"]) - 1) * (time.perf_counter() - self._started)
+        print(
+            f"Epoch {int(row['epoch']) + 1}/{epochs}: loss {row['train_loss']:.4f}, "
+            f"test loss {row['test_loss']:.4f}, test error {row['test_error']:.4f}, "
+            f"entropy {row['train_entropy']:.2f}, {row['images_per_second']:.1f} images/s, "
+            f"{left / 60:.0f} min left",
+            flush=True,
+        )

@@ -1,0 +1,81 @@
+"""Pictures of where a network looks, while it learns."""
+
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from ats.datasets.batch import Batch
+from ats.files import atomic_path
+from ats.nn import AttentionSamplingOutput, unit_float
+from ats.plots import Array, save_heat_map, save_image, save_overview
+
+
+class Pictures(lightning.Callback):
+    """After every epoch: the attention over one test image, its N patches, and an overview.
+
+    Writes ``image.png`` once, then ``attention_EEE.png``, ``attention_EEE.npy``,
+    ``patches_EEE_NN.png`` and ``overview_EEE.png``.
+
+    Args:
+        output: folder to write to.
+        batch: the test image, a batch of one.
+        image: its pixels to draw, (C, H, W), as large as shall be drawn.
+        classes: names of the classes.
+    """
+
+    def __init__(self, output: Path, batch: Batch, image: Tensor, classes: list[str]) -> None:
+        self.output = output
+        self.batch = batch
+        self.image = _for_drawing(image)
+        self.classes = classes
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write the image itself."""
+        if trainer.is_global_zero:
+            save_image(self.output / "image.png", self.image)
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write the pictures of this epoch."""
+        if not trainer.is_global_zero:
+            return
+        model = pl_module.model
+        model.eval()  # type: ignore[union-attr]
+        with torch.no_grad():
+            batch = pl_module.transfer_batch_to_device(self.batch, pl_module.device, 0)
+            logits, seen = model(batch.x_low, batch.x_high)
+        model.train()  # type: ignore[union-attr]
+        self._save(trainer.current_epoch, int(logits.argmax()), seen)
+
+    def _save(self, epoch: int, predicted: int, seen: AttentionSamplingOutput) -> None:
+        attention = seen.attention[0].float().cpu().numpy()
+        save_heat_map(self.output / f"attention_{epoch:03d}.png", attention)
+        with atomic_path(self.output / f"attention_{epoch:03d}.npy") as temporary:
+            np.save(temporary, attention)
+        patches = [_for_drawing(patch) for patch in seen.patches[0].float().cpu()]
+        for number, patch in enumerate(patches):
+            save_image(self.output / f"patches_{epoch:03d}_{number:02d}.png", patch)
+        high = self.batch.x_high.shapes[0]
+        size = torch.tensor(seen.patches.shape[-2:]).expand(len(patches), 2)
+        boxes = torch.cat([seen.offsets[0].cpu() / high, size / high], 1)
+        truth = self.classes[int(self.batch.target[0])]
+        save_overview(
+            self.output / f"overview_{epoch:03d}.png",
+            image=self.image,
+            attention=attention,
+            patches=np.stack(patches),
+            boxes=boxes.numpy(),
+            title=f"Epoch {epoch + 1}: predicted {self.classes[predicted]}, true {truth}",
+        )
+
+
+def _for_drawing(pixels: Tensor) -> Array:
+    """(H, W) or (H, W, 3) in [0, 1] of pixels (C, H, W)."""
+    array: Array = unit_float(pixels).numpy()
+    return array[0] if array.shape[0] == 1 else array[:3].transpose(1, 2, 0)

@@ -1,0 +1,166 @@
+"""One training run, from a model and two data sets to a folder of results."""
+
+import argparse
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import ats
+from ats.datasets.batch import Batch, collate
+from ats.files import write_json
+from ats.nn import Classifier
+from ats.training.batches import EpochBatches, default_micro_batch
+from ats.training.build import make_optimizer
+from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
+from ats.training.folder import open_run
+from ats.training.history import History
+from ats.training.module import Classification
+from ats.training.pictures import Pictures
+
+PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+class BatchDataset(Protocol):
+    """A data set whose items are batches."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image as a batch."""
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Several images as a batch."""
+
+
+def fit(
+    model: Classifier,
+    train: BatchDataset,
+    test: BatchDataset,
+    args: argparse.Namespace,
+    data_parameters: Mapping[str, Any],
+    classes: list[str],
+    *,
+    picture: tuple[Batch, Tensor],
+    class_weights: Tensor | None = None,
+) -> dict[str, float]:
+    """Train as the arguments say, write everything to ``args.output``, and return the last row.
+
+    Args:
+        model: the network.
+        train: training set.
+        test: test set, measured after every epoch.
+        args: parsed with :func:`ats.training.arguments.add_training_arguments`.
+        data_parameters: what the data set was made with.
+        classes: names of the classes.
+        picture: a test image as a batch of one, and its pixels (C, H, W) to draw on.
+        class_weights: weights of the cross-entropy.
+
+    Raises:
+        ValueError: the output folder holds another run, or cannot be written.
+    """
+    output = Path(args.output)
+    parameters = run_parameters(args, data_parameters)
+    checkpoint = open_run(output, parameters, resume=args.resume)
+    _quieten()
+    module = Classification(
+        model,
+        optimizer=make_optimizer(args),
+        regularizer_strength=args.regularizer_strength,
+        seed=args.seed,
+        class_weights=class_weights,
+    )
+    accelerator = args.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    micro = args.micro_batch or default_micro_batch(args.batch_size, args.devices, accelerator)
+    loaders = _loaders(train, test, args, micro, accelerator)
+    history = History(output, len(train) - len(train) % args.batch_size)
+    pictures = Pictures(output, *picture, classes=classes)
+    # Convolutions of small patches run a fifth faster with their channels last.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+    trainer = lightning.Trainer(
+        accelerator=accelerator,
+        devices=args.devices,
+        strategy="ddp" if args.devices > 1 else "auto",
+        precision=PRECISION[args.precision],  # type: ignore[arg-type]
+        max_epochs=args.epochs,
+        accumulate_grad_batches=args.batch_size // (micro * args.devices),
+        gradient_clip_val=args.clipnorm,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=checkpoint is None,
+        enable_progress_bar=bool(bar),
+        callbacks=[*bar, history, pictures, SaveEpoch(output)],
+        plugins=[AtomicCheckpointIO()],
+    )
+    if trainer.is_global_zero:
+        write_json(output / "parameters.json", parameters)
+    trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+    return history.rows[-1] if history.rows else {}
+
+
+def run_parameters(args: argparse.Namespace, data_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything needed to repeat a run."""
+    given = {name: value for name, value in vars(args).items() if name not in ("output", "resume")}
+    given["dataset"] = str(given["dataset"])
+    return {
+        "script": Path(sys.argv[0]).name,
+        "arguments": given,
+        "data": dict(data_parameters),
+        "versions": {
+            "ats": ats.__version__,
+            "lightning": lightning.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _loaders(
+    train: BatchDataset, test: BatchDataset, args: argparse.Namespace, micro: int, accelerator: str
+) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    """Loaders of this device's share of both sets."""
+    place = {"rank": int(os.environ.get("LOCAL_RANK", "0")), "world_size": args.devices}
+    made = []
+    for dataset, seed in ((train, args.seed), (test, None)):
+        batches = EpochBatches(
+            len(dataset), batch_size=args.batch_size, micro_batch=micro, seed=seed, **place
+        )
+        loader: DataLoader[Batch] = DataLoader(
+            _as_dataset(dataset),
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=args.workers,
+            persistent_workers=args.workers > 0,
+            pin_memory=accelerator == "gpu",
+        )
+        made.append(loader)
+    return made[0], made[1]
+
+
+def _as_dataset(dataset: BatchDataset) -> Dataset[Batch]:
+    return dataset  # type: ignore[return-value]
+
+
+def _quieten() -> None:
+    """Advice of Lightning's that does not apply: batches are read faster than they are used."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Consider setting `persistent_workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
