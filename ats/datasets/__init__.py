@@ -1,0 +1,1 @@
+"""Data sets: Megapixel MNIST and what it is made of."""

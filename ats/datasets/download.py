@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ats.datasets.progress import progress_bar
 from ats.files import file_digest, writable_folder
 
 _CHUNK = 1 << 16
@@ -107,7 +108,10 @@ def _fetch(url: str, part: Path, *, progress: bool) -> None:
         start = _start_of(response, present)
         length = response.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
-        with part.open("ab") as file, _bar(part.stem, total, start, shown=progress) as bar:
+        with (
+            part.open("ab") as file,
+            progress_bar(part.stem, total, unit="B", start=start, shown=progress) as bar,
+        ):
             file.truncate(start)
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
@@ -125,21 +129,3 @@ def _start_of(response: Any, present: int) -> int:
     if match is None or int(match[1]) != present:
         raise OSError(f"the server sent another range than the one from byte {present}")
     return present
-
-
-def _bar(name: str, total: int | None, start: int, *, shown: bool) -> Any:
-    """A progress bar in bytes; it writes only to a terminal."""
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "downloads show their progress with tqdm: pip install 'attention-sampling[train]'"
-        ) from error
-    return tqdm(
-        desc=name,
-        total=total,
-        initial=start,
-        unit="B",
-        unit_scale=True,
-        disable=None if shown else True,
-    )

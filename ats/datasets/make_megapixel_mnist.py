@@ -8,6 +8,7 @@ keeps the splits that it finds.
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from ats.datasets.megapixel_layout import draw_digits, draw_noise
 from ats.datasets.mnist import N_CLASSES, SIZE, Digits, read_mnist
 from ats.datasets.optdigits import read_optdigits
-from ats.datasets.sparse_file import open_spool, open_split, write_split
-from ats.datasets.stamps import compose, shrink
+from ats.datasets.progress import progress_bar
+from ats.datasets.sparse_file import open_split, open_spool, write_split
+from ats.datasets.stamps import NonZeros, compose, shrink
 from ats.files import file_digest, remove_leftovers, writable_folder, write_json
 
 FORMAT = "megapixel-mnist"
@@ -63,9 +65,6 @@ def make_megapixel_mnist(
         ValueError: an argument is out of range, or the folder holds another data set.
         OSError: the folder cannot be written, or MNIST not be had.
     """
-    _check_arguments(n_train, n_test, width, height, scale, dataset_seed, digits, mnist)
-    folder = writable_folder(folder)
-    sources = read_optdigits() if digits == "optdigits" else read_mnist(mnist, progress=progress)
     parameters: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -77,26 +76,24 @@ def make_megapixel_mnist(
         "noise": noise,
         "dataset_seed": dataset_seed,
         "digits": digits,
-        "digits_sha256": {
-            name: source.digest() for name, source in zip(SPLITS, sources, strict=True)
-        },
         "n_classes": N_CLASSES,
     }
+    _check_parameters(parameters, mnist)
+    folder = writable_folder(folder)
+    sources = read_optdigits() if digits == "optdigits" else read_mnist(mnist, progress=progress)
+    digests = (source.digest() for source in sources)
+    parameters["digits_sha256"] = dict(zip(SPLITS, digests, strict=True))
     recorded = _recorded_splits(folder, parameters)
-    if json_only:
-        finished = {**parameters, "splits": recorded}
-        write_json(folder / PARAMETERS_FILE, finished)
-        return finished
-    splits = {}
     for name, source in zip(SPLITS, sources, strict=True):
         path = folder / f"{name}.safetensors"
         if not path.exists():
-            remove_leftovers(path)
+            if json_only:
+                continue
             _make_split(path, source, parameters, train=name == "train", progress=progress)
-        splits[name] = _describe(path, parameters)
-        if name in recorded and recorded[name] != splits[name]:
+        made = _describe(path, parameters)
+        if recorded.setdefault(name, made) != made:
             raise ValueError(f"{path} is not the file that was made here; {AGAIN}")
-    finished = {**parameters, "splits": splits}
+    finished = {**parameters, "splits": recorded}
     remove_leftovers(folder / PARAMETERS_FILE)
     write_json(folder / PARAMETERS_FILE, finished)
     return finished
@@ -108,29 +105,18 @@ def low_shape(parameters: dict[str, Any]) -> tuple[int, int]:
     return int(parameters["height"] * scale), int(parameters["width"] * scale)
 
 
-def _check_arguments(
-    n_train: int,
-    n_test: int,
-    width: int,
-    height: int,
-    scale: float,
-    dataset_seed: int,
-    digits: str,
-    mnist: str | os.PathLike[str] | None,
-) -> None:
-    for name, value in (("n_train", n_train), ("n_test", n_test)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    for name, value in (("width", width), ("height", height)):
-        if value < SIZE:
-            raise ValueError(f"{name}={value} is smaller than a digit of {SIZE} pixels")
-    if not 0 < scale <= 1 or round(scale * SIZE) < 1:
+def _check_parameters(parameters: dict[str, Any], mnist: str | os.PathLike[str] | None) -> None:
+    for name, least in (("n_train", 1), ("n_test", 1), ("width", SIZE), ("height", SIZE)):
+        if parameters[name] < least:
+            raise ValueError(f"{name}={parameters[name]} must be at least {least}")
+    scale, seed, digits = (parameters[name] for name in ("scale", "dataset_seed", "digits"))
+    if not 0 < scale <= 1 or round(scale * SIZE) < 1 or min(low_shape(parameters)) < 1:
         raise ValueError(
-            f"scale={scale} must lie between {math.ceil(1000 / SIZE / 2) / 1000} (a digit of one "
-            "pixel) and 1"
+            f"scale={scale} must be at most 1, and large enough to leave a pixel of a digit; "
+            "the default is 0.12"
         )
-    if not 0 <= dataset_seed < 2**32 - 1:
-        raise ValueError(f"dataset_seed={dataset_seed} must lie between 0 and {2**32 - 2}")
+    if not 0 <= seed < 2**32 - 1:
+        raise ValueError(f"dataset_seed={seed} must lie between 0 and {2**32 - 2}")
     if digits not in ("mnist", "optdigits"):
         raise ValueError(f"digits={digits!r} must be 'mnist' or 'optdigits'")
     if digits == "optdigits" and mnist is not None:
@@ -187,38 +173,39 @@ def _describe(path: Path, parameters: dict[str, Any]) -> dict[str, Any]:
 def _make_split(
     path: Path, source: Digits, parameters: dict[str, Any], *, train: bool, progress: bool
 ) -> None:
-    from tqdm import tqdm
+    remove_leftovers(path)
+    targets, parts = _draw_split(source, parameters, train=train)
+    with (
+        open_spool(path.parent, parameters["height"] * parameters["width"]) as high,
+        open_spool(path.parent, math.prod(low_shape(parameters))) as low,
+        progress_bar(path.stem, len(targets), unit=" images", shown=progress) as bar,
+    ):
+        for high_part, low_part in parts:
+            high.append(high_part)
+            low.append(low_part)
+            bar.update(len(high_part.counts))
+        write_split(path, labels=targets, high=high, low=low, parameters=parameters)
 
-    n_images = parameters["n_train" if train else "n_test"]
-    shape = {"height": parameters["height"], "width": parameters["width"]}
+
+def _draw_split(
+    source: Digits, parameters: dict[str, Any], *, train: bool
+) -> tuple[NDArray[np.int64], Iterator[tuple[NonZeros, NonZeros]]]:
+    """Classes, and the images in full resolution with their small views, some at a time."""
+    scale, n_images = parameters["scale"], parameters["n_train" if train else "n_test"]
+    height, width = parameters["height"], parameters["width"]
     rng = np.random.RandomState(parameters["dataset_seed"] + train)
-    layout = draw_digits(rng, source.labels, n_images=n_images, **shape)
+    layout = draw_digits(rng, source.labels, n_images=n_images, height=height, width=width)
     used, chosen = np.unique(layout.digits, return_inverse=True)
     stamps, corners = source.images[used], layout.corners
-    small = shrink(stamps, parameters["scale"])
+    small = shrink(np.divide(stamps, 255, dtype=np.float32), scale)
     if parameters["noise"]:
-        noise = draw_noise(rng, n_images=n_images, **shape)
+        noise = draw_noise(rng, n_images=n_images, height=height, width=width)
         # Noise comes after the digits, and so lies over them.
         chosen = np.concatenate([chosen, len(used) + noise.chosen], axis=1)
         corners = np.concatenate([corners, noise.corners], axis=1)
         stamps = np.concatenate([stamps, (255 * noise.patterns).astype(np.uint8)])
-        small = np.concatenate([small, shrink(noise.patterns, parameters["scale"])])
+        small = np.concatenate([small, shrink(noise.patterns, scale)])
     low_height, low_width = low_shape(parameters)
-    low_corners: NDArray[np.int64] = (corners * parameters["scale"]).astype(np.int64)
-    views = zip(
-        compose(stamps, chosen, corners, **shape),
-        compose(small, chosen, low_corners, height=low_height, width=low_width),
-        strict=True,
-    )
-    with (
-        open_spool(path.parent, math.prod(shape.values())) as high,
-        open_spool(path.parent, low_height * low_width) as low,
-        tqdm(
-            desc=path.stem, total=n_images, unit="image", disable=None if progress else True
-        ) as bar,
-    ):
-        for high_part, low_part in views:
-            high.append(high_part)
-            low.append(low_part)
-            bar.update(len(high_part.counts))
-        write_split(path, labels=layout.targets, high=high, low=low, parameters=parameters)
+    high = compose(stamps, chosen, corners, height=height, width=width)
+    low = compose(small, chosen, corners, height=low_height, width=low_width, scale=scale)
+    return layout.targets, zip(high, low, strict=True)

@@ -41,12 +41,12 @@ class NoiseLayout(NamedTuple):
     """Noise of n images.
 
     Attributes:
-        patterns: (50, 28, 28) float64 in [0, 1], two lines each.
+        patterns: (50, 28, 28) float32 in [0, 1], two lines each.
         corners: (n, 50, 2) int32, (row, column) of each stamp's first pixel. Stamps may overlap.
         chosen: (n, 50) int32, the pattern of each stamp.
     """
 
-    patterns: NDArray[np.float64]
+    patterns: NDArray[np.float32]
     corners: NDArray[np.int32]
     chosen: NDArray[np.int32]
 
@@ -137,7 +137,7 @@ def _too_small(height: int, width: int) -> ValueError:
     )
 
 
-def _draw_patterns(rng: np.random.RandomState) -> NDArray[np.float64]:
+def _draw_patterns(rng: np.random.RandomState) -> NDArray[np.float32]:
     """Noise patterns (50, 28, 28): a line from the first corner, and another pattern's line."""
     slopes = np.tan(rng.random_sample(N_NOISE) * np.pi / 2.5)
     lines = np.zeros((N_NOISE, SIZE, SIZE), bool)
@@ -151,4 +151,4 @@ def _draw_patterns(rng: np.random.RandomState) -> NDArray[np.float64]:
     flipped = (rng.random_sample(N_NOISE) < 0.33) ^ (rng.random_sample(N_NOISE) < 0.33)
     second[flipped] = second[flipped, :, ::-1]
     ink = rng.random_sample((N_NOISE, SIZE, SIZE)) * 0.2 + 0.8
-    return np.where(lines | second, ink, 0.0)
+    return np.where(lines | second, ink, 0.0).astype(np.float32)

@@ -145,9 +145,9 @@ def _read_parameters(folder: Path) -> dict[str, Any]:
             f"{path} has format_version={parameters['format_version']}, expected {FORMAT_VERSION}; "
             f"{AGAIN}"
         )
-    if not parameters["splits"]:
+    if set(parameters["splits"]) != set(SPLITS):
         raise FileNotFoundError(
-            f"{folder} holds parameters only; run make_mnist.py with them without --json_only"
+            f"{folder} holds parameters only; run make_mnist.py with them, without --json_only"
         )
     return parameters
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Pixels this close to an integer are computed by scikit-image itself, because truncation to
-# uint8 magnifies a difference in the last bit. Differences are about 1e-13.
-_DOUBTFUL = 1e-6
+# Stamps with a pixel this close to an integer are resized by scikit-image itself, because
+# truncation to uint8 magnifies a difference in the last bit. It computes in float32, so its
+# pixels differ from ours by about 1e-5.
+_DOUBTFUL = 1e-3
 _STAMPS_AT_ONCE = 4096
 _IMAGES_AT_ONCE = 32
 _VALUE_BITS = 8
@@ -32,14 +33,14 @@ class NonZeros(NamedTuple):
     counts: NDArray[np.int64]
 
 
-def shrink(stamps: NDArray[Any], scale: float) -> NDArray[np.uint8]:
-    """Each stamp resized on its own: exactly scikit-image's ``rescale``, truncated to uint8.
+def shrink(stamps: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
+    """Each stamp resized on its own: exactly scikit-image's ``rescale``, times 255, truncated.
 
-    ``rescale`` (order 1, antialiased, zeros outside) is linear and separable, so all stamps are
-    resized by one matrix along each axis: S -> A S A^T.
+    ``rescale`` (order 1, antialiased, zeros outside) is linear and separable but for a clip to
+    the range of its input, so all stamps are resized by one matrix along each axis: S -> A S A^T.
 
     Args:
-        stamps: (n, s, s), uint8 or floats in [0, 1].
+        stamps: (n, s, s) float32 in [0, 1].
         scale: size after over size before, in (0, 1].
 
     Returns:
@@ -52,12 +53,11 @@ def shrink(stamps: NDArray[Any], scale: float) -> NDArray[np.uint8]:
     small = np.empty((len(stamps), len(along), len(along)), np.uint8)
     for start in range(0, len(stamps), _STAMPS_AT_ONCE):
         part = stamps[start : start + _STAMPS_AT_ONCE]
-        unit = part / 255 if part.dtype == np.uint8 else part
-        pixels = 255 * _clip_to_inputs(along @ unit @ along.T, unit)
+        pixels = 255 * _clip_to_inputs(along @ part @ along.T, part)
         nearest = np.round(pixels)
         doubtful = (np.abs(pixels - nearest) < _DOUBTFUL) & (nearest > 0)
         for i in np.flatnonzero(doubtful.any((1, 2))):
-            pixels[i] = 255 * _clip_to_inputs(_rescale(part[i], scale)[None], unit[i : i + 1])[0]
+            pixels[i] = 255 * _rescale(part[i], scale)
         small[start : start + _STAMPS_AT_ONCE] = pixels
     return small
 
@@ -69,6 +69,7 @@ def compose(
     *,
     height: int,
     width: int,
+    scale: float = 1.0,
 ) -> Iterator[NonZeros]:
     """Non-zeros of images that stamps were put on one after another, some images at a time.
 
@@ -81,6 +82,7 @@ def compose(
         corners: (n, k, 2), (row, column) of each one's first pixel, not negative.
         height: rows of an image.
         width: columns of an image.
+        scale: the corners are multiplied by it, and truncated.
     """
     size = stamps.shape[-1]
     n_pixels = height * width
@@ -88,11 +90,11 @@ def compose(
     for start in range(0, len(chosen), _IMAGES_AT_ONCE):
         part = slice(start, start + _IMAGES_AT_ONCE)
         boxes = stamps[chosen[part]]
-        _erase_covered(boxes, corners[part])
-        _erase_outside(boxes, corners[part], height, width)
+        first_pixels = (corners[part] * scale).astype(np.int64)
+        _erase_covered(boxes, first_pixels)
+        _erase_outside(boxes, first_pixels, height, width)
         n, k = boxes.shape[:2]
-        first = corners[part].astype(np.int64) @ np.array([width, 1])
-        first += np.arange(n)[:, None] * n_pixels
+        first = first_pixels @ np.array([width, 1]) + np.arange(n)[:, None] * n_pixels
         found = np.flatnonzero(boxes != 0)
         stamp, pixel = np.divmod(found, size * size)
         # One sort of (pixel, value) in one integer is faster than ordering two arrays.
@@ -105,21 +107,19 @@ def compose(
         yield NonZeros(indices, keys.astype(np.uint8), counts)
 
 
-def _rescale(image: NDArray[Any], scale: float | tuple[float, float]) -> NDArray[np.float64]:
+def _rescale(image: NDArray[Any], scale: float | tuple[float, float]) -> NDArray[Any]:
     try:
         from skimage.transform import rescale
     except ImportError as error:
         raise ImportError(
             "small views are made with scikit-image: pip install 'attention-sampling[train]'"
         ) from error
-    result: NDArray[np.float64] = rescale(
-        image, scale, order=1, mode="constant", anti_aliasing=True, clip=False
-    )
+    result: NDArray[Any] = rescale(image, scale, order=1, mode="constant", anti_aliasing=True)
     return result
 
 
-def _clip_to_inputs(small: NDArray[np.float64], stamps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Outputs clipped to the range of their own stamp, as ``rescale`` does with one image.
+def _clip_to_inputs(small: NDArray[np.float64], stamps: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Outputs clipped to the range of their own stamp, as ``rescale`` does.
 
     A result that reaches 0, the value outside, is not raised.
     """

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ats.sampling.curve import curve_order
 from ats.sampling.design import Design, Generators, importance_weights
 from ats.sampling.replacement import Replacement
 from ats.sampling.successive import DesRaj, Murthy, Published
@@ -102,7 +103,13 @@ def sample(
     map_shape = tuple(attention.shape[1:])
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
     _check_attention(attention)
-    indices, weights = function(attention.flatten(1), n_patches, generator)
+    rows = attention.flatten(1)
+    if getattr(function, "along_curve", False):
+        order = curve_order(map_shape, attention.device)
+        steps, weights = function(rows[:, order], n_patches, generator)
+        indices = order[steps]
+    else:
+        indices, weights = function(rows, n_patches, generator)
     return Sample(torch.stack(torch.unravel_index(indices, map_shape), -1), weights)
 
 

@@ -36,6 +36,11 @@ class Design(ABC):
         """Whether a draw never repeats a position, so that N cannot exceed their number."""
         return True
 
+    @property
+    def along_curve(self) -> bool:
+        """Whether neighbours in a row of attention should be neighbours in the map."""
+        return False
+
     def __call__(
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,134 @@
+"""Networks of the 2019 speed-limits experiment, for :class:`ats.AttentionSampling`."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ats.nn import L2Normalize
+
+
+def speed_limits_attention(channels: int = 3) -> nn.Sequential:
+    """Attention logits of the 2019 speed-limits experiment, one for each 8 x 8 pixels.
+
+    Convolutions 3x3 without padding of 8, 16, 32 and 1 channels, ReLU between them, and max pooling
+    over 8 x 8. Its receptive field is 9: give ``receptive_field=9`` to the sampling.
+
+    Args:
+        channels: C of the small view.
+
+    Returns:
+        Network from (B, C, H, W) to logits (B, 1, (H - 8) // 8, (W - 8) // 8).
+
+    >>> import torch
+    >>> speed_limits_attention()(torch.zeros(2, 3, 72, 96)).shape
+    torch.Size([2, 1, 8, 11])
+
+    References:
+        Katharopoulos and Fleuret, Processing Megapixel Images with Deep Attention-Sampling Models,
+        2019, section 4.3 and its program, scripts/speed_limits.py.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 16, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(16, 32, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, 1, 3),
+        nn.MaxPool2d(8),
+    )
+
+
+def residual_features(
+    channels: int = 3, width: int = 32, strides: Sequence[int] = (1, 2, 2, 2)
+) -> nn.Sequential:
+    """Features of length 1 from a pre-activation residual network.
+
+    A convolution 3x3 with the first stride, a :class:`PreActivation` block for each of the others,
+    batch norm, ReLU, the mean over all pixels, and L2 normalisation.
+
+    Args:
+        channels: C of the patches.
+        width: channels of every layer.
+        strides: of the first convolution and of each block.
+
+    Returns:
+        Network from (B, C, H, W) to (B, width).
+
+    Raises:
+        ValueError: no strides.
+
+    >>> import torch
+    >>> residual_features(width=7)(torch.rand(2, 3, 13, 11)).shape
+    torch.Size([2, 7])
+
+    References:
+        Katharopoulos and Fleuret, Processing Megapixel Images with Deep Attention-Sampling Models,
+        2019, section 4.3. He et al., Identity Mappings in Deep Residual Networks, 2016, section 4.
+    """
+    if not strides:
+        raise ValueError("strides=() must hold at least that of the first convolution")
+    first, *rest = strides
+    return nn.Sequential(
+        SameConv2d(channels, width, 3, first),
+        *(PreActivation(width, stride) for stride in rest),
+        _batch_norm(width),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        L2Normalize(),
+    )
+
+
+class PreActivation(nn.Module):
+    """A residual block whose normalisation and ReLU come before its convolutions.
+
+    y = conv1x1(h) + conv3x3(relu(norm(conv3x3(h)))) with h = relu(norm(x)); the stride is in both
+    convolutions that see h.
+
+    Args:
+        width: channels of input and output.
+        stride: of the block.
+    """
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut = SameConv2d(width, width, 1, stride)
+        self.norm1 = _batch_norm(width)
+        self.conv1 = SameConv2d(width, width, 3, stride)
+        self.norm2 = _batch_norm(width)
+        self.conv2 = SameConv2d(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, ceil(H / stride), ceil(W / stride)) of (B, width, H, W)."""
+        h = F.relu(self.norm1(x))
+        residual: Tensor = self.conv2(F.relu(self.norm2(self.conv1(h))))
+        return residual + self.shortcut(h)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution without bias whose output has ceil(extent / stride) pixels, as TensorFlow pads.
+
+    Where an odd number of pixels must be added, the odd one is at the bottom and at the right;
+    torch's own padding is symmetrical.
+    """
+
+    def __init__(self, channels: int, width: int, extent: int, stride: int = 1) -> None:
+        super().__init__(channels, width, extent, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, ceil(H / stride), ceil(W / stride)) of (B, channels, H, W)."""
+        padding: list[int] = []
+        for limit, extent, stride in zip(
+            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
+        ):
+            total = max((math.ceil(limit / stride) - 1) * stride + extent - limit, 0)
+            padding += [total // 2, total - total // 2]
+        return self._conv_forward(F.pad(x, padding), self.weight, None)
+
+
+def _batch_norm(width: int) -> nn.BatchNorm2d:
+    """Keras' momentum .99 is the share of the old statistics, torch's that of the new ones."""
+    return nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)

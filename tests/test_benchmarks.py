@@ -1,0 +1,177 @@
+"""The benchmarks run and find what they look for, on settings that take seconds."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from ats.sampling import DESIGNS, Replacement
+
+
+def load(name: str) -> ModuleType:
+    """A file of ``benchmarks/``, which is no package."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    # Where dataclasses look for the module of their annotations.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+estimators = load("estimators")
+SMALL = estimators.Settings(
+    side=5, n_patches=3, temperatures=(0.0, 3.0), draws=2, repetitions=200, seed=1
+)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return estimators.measure_all(SMALL)
+
+
+def test_table_has_a_row_for_each_design(results):
+    table = estimators.markdown(results, SMALL)
+    for name in (*estimators.UNBIASED, "published"):
+        assert table.count(f"| {name} |") == len(estimators.FEATURES) * len(SMALL.temperatures)
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {8}
+    assert "nan" not in table
+
+
+@pytest.mark.parametrize("features", estimators.FEATURES)
+def test_value_error_with_replacement_is_one_nth(results, features):
+    for temperature in SMALL.temperatures:
+        value = results[features, temperature, "replacement", False].value
+        assert value.mean == pytest.approx(1 / SMALL.n_patches, abs=5 * value.error)
+
+
+def test_exact_gradient_is_that_of_autograd():
+    case = estimators.draw_cases(SMALL, "common part", 3.0)[0]
+    logits = case.logits.clone().requires_grad_()
+    value = logits.softmax(0) @ case.features
+    (gradient,) = torch.autograd.grad(value @ case.direction, logits)
+    exact_value, exact_gradient, variance = case.exact()
+    torch.testing.assert_close(value.detach(), exact_value)
+    torch.testing.assert_close(gradient, exact_gradient)
+    assert variance > 0
+
+
+def test_bias_of_centring_with_replacement_is_one_nth():
+    """The centred gradient is (N - 1) / N of the exact one; the uncentred one has no bias."""
+    settings = estimators.Settings(side=5, n_patches=2, draws=2, repetitions=3000)
+    cases = estimators.draw_cases(settings, "independent", 2.0)
+    bias = estimators.measure(cases, Replacement(centred=True), settings).squared_bias
+    assert bias.mean == pytest.approx(1 / 4, abs=5 * bias.error)
+    assert bias.error < 0.05
+    bias = estimators.measure(cases, Replacement(), settings).squared_bias
+    assert abs(bias.mean) < 5 * bias.error
+
+
+def test_squared_norm_of_mean_takes_the_noise_out():
+    generator = torch.Generator().manual_seed(0)
+    norms = []
+    for _ in range(300):
+        means = 0.1 + torch.randn(estimators.GROUPS, 7, generator=generator, dtype=torch.float64)
+        norms.append(estimators.squared_norm_of_mean(means @ means.T, 2.0))
+    mean = sum(norm.mean for norm in norms) / len(norms)
+    spread = torch.tensor([norm.mean for norm in norms]).std().item()
+    assert mean == pytest.approx(7 * 0.01 / 2, abs=4 * spread / math.sqrt(len(norms)))
+    # Too large rather than too small.
+    errors = torch.tensor([norm.error for norm in norms]).square().mean().sqrt().item()
+    assert 0.9 * spread < errors < 1.5 * spread
+
+
+def test_a_broken_claim_is_found(results):
+    key = ("independent", 3.0, "systematic", False)
+    wrong = estimators.measure(
+        estimators.draw_cases(SMALL, "independent", 3.0), DESIGNS["published"], SMALL
+    )
+    before = set(estimators.broken_claims(results))
+    found = set(estimators.broken_claims({**results, key: wrong})) - before
+    assert "systematic is unbiased: independent, temperature 3" in found
+
+
+def test_table_goes_between_the_markers():
+    start, end = estimators.MARKERS
+    page = estimators.insert_table(f"above\n{start}\n\nbelow\n", "first")
+    assert page == f"above\n{start}\n\nfirst\n\n{end}\n\nbelow\n"
+    again = estimators.insert_table(page, "second")
+    assert again == page.replace("first", "second")
+    with pytest.raises(ValueError, match="no line <!-- table -->"):
+        estimators.insert_table("no marker", "table")
+
+
+pytest.importorskip("lightning")
+image_size = load("image_size")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+def test_images_of_all_sides_hold_the_same_stamps():
+    small, large = (
+        image_size.make_batches(side, n_images=5, micro_batch=2) for side in (1511, 15013)
+    )
+    assert [len(batch.target) for batch in small] == [2, 2, 1]
+    assert torch.cat([batch.index for batch in small]).tolist() == [0, 1, 2, 3, 4]
+    for one, other in zip(small, large, strict=True):
+        assert torch.equal(one.x_low, other.x_low)
+        assert torch.equal(one.x_high.indptr, other.x_high.indptr)
+        assert one.x_high.indices.dtype == torch.int32
+        for batch in (one, other):
+            for first, last in batch.x_high.indptr.unfold(0, 2, 1).tolist():
+                assert (batch.x_high.indices[first:last].diff() > 0).all()
+                assert batch.x_high.indices[last - 1] < math.prod(batch.x_high.shape)
+    assert small[0].x_high.values.float().mean() == large[0].x_high.values.float().mean()
+
+
+def test_stamps_stand_where_they_belong():
+    stamps = torch.randint(0, 256, (1, 2, 28, 28), generator=torch.Generator().manual_seed(0))
+    cells = torch.tensor([[image_size.CELLS + 3, 2]])
+    dense = image_size.sparse_images(stamps, cells, 1511).to_dense()[0, 0].long()
+    # Cell (1, 3) and cell (0, 2) of 50 by 50 cells.
+    rows, columns = 1 * 1511 // 50, 3 * 1511 // 50
+    assert torch.equal(dense[rows : rows + 28, columns : columns + 28], stamps[0, 0])
+    assert torch.equal(dense[:28, 2 * 1511 // 50 : 2 * 1511 // 50 + 28], stamps[0, 1])
+    assert (dense != 0).sum() == (stamps != 0).sum()
+
+
+def test_too_small_images_are_refused():
+    with pytest.raises(ValueError, match="side=1000 must be at least 1400"):
+        image_size.make_batches(1000, n_images=1, micro_batch=1)
+
+
+@linux
+def test_a_step_trains():
+    training = image_size.Training(1500, batch_size=2, micro_batch=1)
+    before = [parameter.detach().clone() for parameter in training.module.parameters()]
+    assert training.step().seconds > 0
+    after = list(training.module.parameters())
+    assert all(not torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert 0 < training.memory().imported <= training.memory().peak
+
+
+@linux
+def test_processes_take_turns_and_are_reported():
+    arguments = ["--sides", "1500", "3000", "--batch_size", "2", "--rounds", "1"]
+    rows = image_size.measure(image_size.parse(arguments))
+    assert [row.side for row in rows] == [1500, 3000]
+    assert rows[0].n_nonzeros == rows[1].n_nonzeros > 0
+    assert rows[0].time_ratios == [1.0]
+    assert all(row.memory.peak > row.memory.imported > 0 for row in rows)
+    assert "of the peak is Python with torch" in image_size.report(rows, "cpu")
+
+
+def test_a_size_that_costs_is_found():
+    def row(side: int, peak: int, seconds: float) -> object:
+        steps = [image_size.Step(seconds, seconds)] * 3
+        memory = image_size.Memory(100, peak)
+        return image_size.Row(side, 7, memory, steps, [seconds] * 3, seconds, peak / 500)
+
+    first = row(1500, 500, 1.0)
+    assert image_size.broken_claims([first, row(15000, 540, 1.05)], "cpu") == []
+    found = image_size.broken_claims([first, row(15000, 5_000_000_000, 1.2)], "cpu")
+    assert [text.split(":")[1].split()[0] for text in found] == ["the", "memory", "time"]

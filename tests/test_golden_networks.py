@@ -1,0 +1,416 @@
+"""Both networks of the 2019 program with its own weights: what they see, say and learn."""
+
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+from golden import Arrays, assert_close, channels_first, load, tensor, torch_layout
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ats
+from ats.networks import PreActivation, residual_features, speed_limits_attention
+from ats.sampling import DesignFunction, Generators
+from ats.sampling.successive import mass_outside, published_weights
+from ats.training.build import make_optimizer
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTROPY_STRENGTH = 1e-4
+WEIGHT_DECAY = 1e-5
+
+# All of the largest value of each array. float32 rounds to 6e-8; the largest array errors that were
+# seen stand beside. The recorded arrays are float32 themselves, so float64 gains little on them.
+OUTPUTS = 1e-6
+GRADIENTS = 1e-5
+# A softmax does not see a constant, so the last attention bias has a gradient of exactly 0, of
+# which rounding leaves either program something.
+ROUNDING = 3e-8
+
+
+class Run(NamedTuple):
+    """One pass of ours."""
+
+    logits: Tensor
+    seen: ats.AttentionSamplingOutput
+    patch_features: Tensor
+    ce: Tensor
+    entropy_loss: Tensor
+    decay: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.ce + self.entropy_loss + self.decay
+
+
+def fixed(indices: Tensor) -> DesignFunction:
+    """A design of a user's own: given positions, with the weights and gradient of 2019."""
+
+    def design(attention: Tensor, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
+        assert indices.shape == (len(attention), n_patches)
+        outside = mass_outside(attention.detach().double(), indices)
+        weights = published_weights(attention.gather(1, indices).double(), outside)
+        return indices, weights.to(attention.dtype)
+
+    return design
+
+
+def script(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def set_values(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    """Copy value after value, each of the very shape."""
+    with torch.no_grad():
+        for old, new in zip(tensors, values, strict=True):
+            assert old.shape == new.shape
+            old.copy_(new)
+
+
+def recorded_weights(arrays: Arrays, prefix: str = "") -> Iterator[Tensor]:
+    """Recorded tensors of a numbered group, in order and in torch's layout."""
+    for i in range(sum(key.startswith(f"{prefix}/") for key in arrays)):
+        yield torch_layout(arrays[f"{prefix}/{i:02d}"])
+
+
+def run(
+    model: ats.Classifier, x_low: Tensor, x_high: Tensor, labels: Tensor, decayed: Iterable[Tensor]
+) -> Run:
+    """Forward pass and the parts of the loss."""
+    recorded: list[Tensor] = []
+    handle = model.sampling.feature.register_forward_hook(
+        lambda module, inputs, output: recorded.append(output)
+    )
+    logits, seen = model(x_low, x_high)
+    handle.remove()
+    return Run(
+        logits,
+        seen,
+        recorded[0].unflatten(0, seen.weights.shape),
+        F.cross_entropy(logits, labels),
+        -ENTROPY_STRENGTH * ats.entropy(seen.attention, eps=1e-6).mean(),
+        WEIGHT_DECAY * sum((w.square().sum() for w in decayed), torch.zeros(())),
+    )
+
+
+def assert_outputs(ours: Run, arrays: Arrays, prefix: str = "", *, relative: float) -> None:
+    """Everything that the 2019 program wrote down on its way to the loss."""
+    seen = ours.seen
+    assert torch.equal(seen.positions, tensor(arrays[f"{prefix}samples"]).long())
+    assert torch.equal(seen.offsets, tensor(arrays[f"{prefix}offsets"]).long())
+    if f"{prefix}patches" in arrays:
+        wanted = channels_first(arrays[f"{prefix}patches"], leading=2)
+        assert torch.equal(seen.patches, wanted.to(seen.patches.dtype))
+    flat = torch.tensor(seen.attention.shape[1:])
+    indices = seen.positions[..., 0] * flat[1] + seen.positions[..., 1]
+    found = {
+        "attention": seen.attention,
+        "sampled_attention": seen.attention.flatten(1).gather(1, indices),
+        "patch_features": ours.patch_features,
+        "features": seen.features,
+        "y": ours.logits.softmax(1),
+        "ce": ours.ce,
+        "loss_entropy": ours.entropy_loss,
+        "loss_l2": ours.decay,
+        "total": ours.total,
+    }
+    for name, actual in found.items():
+        assert_close(actual, tensor(arrays[f"{prefix}{name}"]), relative=relative, name=name)
+
+
+def assert_gradients(
+    loss: Tensor, parameters: list[nn.Parameter], wanted: Iterable[Tensor], *, relative: float
+) -> None:
+    """The gradient of a loss to each parameter."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    for i, (actual, expected) in enumerate(zip(gradients, wanted, strict=True)):
+        name = f"gradient {i}"
+        assert_close(actual, expected, relative=relative, absolute=ROUNDING, name=name)
+
+
+# --- Megapixel MNIST ---------------------------------------------------------------------------
+
+
+class Mnist(NamedTuple):
+    """The model of scripts/mnist.py with the recorded weights, and the recorded batch."""
+
+    arrays: Arrays
+    model: ats.Classifier
+    x_low: Tensor
+    x_high: Tensor
+    labels: Tensor
+
+    def run(self) -> Run:
+        return run(self.model, self.x_low, self.x_high, self.labels, ())
+
+
+@pytest.fixture
+def mnist() -> Mnist:
+    arrays = load("mnist_model")
+    config = json.loads(str(arrays["config"]))
+    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+    assert list(args.patch_size) == config["patch_size"]
+    assert args.n_patches == config["n_patches"]
+    assert args.regularizer_strength == config["reg"] == ENTROPY_STRENGTH
+    assert args.design == "published"
+    args.design = fixed(tensor(arrays["flat_samples"]).long())
+    model = script("mnist").build_model(args, config["outputs"])
+    set_values(model.parameters(), recorded_weights(arrays, "weight"))
+    return Mnist(
+        arrays,
+        model,
+        channels_first(arrays["x_low"]),
+        channels_first(arrays["x_high"]),
+        tensor(arrays["labels"]),
+    )
+
+
+def test_mnist_outputs_are_the_recorded_ones(mnist: Mnist) -> None:
+    assert_outputs(mnist.run(), mnist.arrays, relative=OUTPUTS)
+
+
+@pytest.mark.parametrize("loss", ["total", "ce"])
+def test_mnist_gradients_are_the_recorded_ones(mnist: Mnist, loss: str) -> None:
+    wanted = recorded_weights(mnist.arrays, f"grad_{loss}")
+    parameters = list(mnist.model.parameters())
+    assert_gradients(getattr(mnist.run(), loss), parameters, wanted, relative=GRADIENTS)
+
+
+def test_mnist_clipped_gradient_is_the_recorded_one(mnist: Mnist) -> None:
+    """A clip of 0.01 and a step of size 1, recorded as a difference of weights.
+
+    Weights below 0.5 round to 3e-8. torch divides by the norm + 1e-6, a share of 1e-6.
+    """
+    parameters = list(mnist.model.parameters())
+    mnist.run().total.backward()
+    nn.utils.clip_grad_norm_(parameters, 0.01)
+    for i, wanted in enumerate(recorded_weights(mnist.arrays, "clip0.01_update")):
+        gradient = parameters[i].grad
+        assert gradient is not None
+        assert_close(gradient, wanted, relative=GRADIENTS, absolute=ROUNDING, name=f"update {i}")
+
+
+def start_as_keras(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Moments of 0 after one step.
+
+    The recorded program counted the step before it read the count, so that its bias corrections are
+    those of the next step: 1 - 0.9^(t + 1) and 1 - 0.999^(t + 1).
+    """
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.tensor(1.0),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+
+def test_mnist_adam_steps_are_the_recorded_ones(mnist: Mnist) -> None:
+    """Three steps of the script's own optimizer, but for two things that Keras did differently.
+
+    Keras adds 1e-7 to sqrt(v) before its bias correction, torch afterwards, so torch's is divided
+    by that correction here; and its count of steps is one ahead.
+    """
+    parameters = list(mnist.model.parameters())
+    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+    optimizer = make_optimizer(args)(parameters)
+    assert optimizer.defaults["eps"] == 1e-7
+    start_as_keras(optimizer, parameters)
+    for step in range(3):
+        optimizer.zero_grad()
+        ours = mnist.run()
+        metrics = tensor(mnist.arrays[f"step_adam/{step}/metrics"])
+        assert_close(torch.stack([ours.total, ours.ce]), metrics[[0, 2]], relative=OUTPUTS)
+        ours.total.backward()
+        nn.utils.clip_grad_norm_(parameters, args.clipnorm)
+        optimizer.param_groups[0]["eps"] = 1e-7 / (1 - 0.999 ** (step + 2)) ** 0.5
+        optimizer.step()
+        for i, wanted in enumerate(recorded_weights(mnist.arrays, f"step_adam/{step}/weight")):
+            # A step is 1e-3 long. Adam divides by the size of the gradient, so the rounding of the
+            # smallest gradients counts as much as that of the largest.
+            assert_close(
+                parameters[i].detach(), wanted, relative=0, absolute=2e-6, name=f"{step}/{i}"
+            )
+
+
+def test_first_adam_step_of_the_script_is_longer_than_the_recorded_one(mnist: Mnist) -> None:
+    """Without the count that is one ahead: sqrt(1 - b2) / (1 - b1) beside that of the squares."""
+    before = [parameter.detach().clone() for parameter in mnist.model.parameters()]
+    parameters = list(mnist.model.parameters())
+    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+    optimizer = make_optimizer(args)(parameters)
+    mnist.run().total.backward()
+    nn.utils.clip_grad_norm_(parameters, args.clipnorm)
+    optimizer.step()
+    ours = max((p - q).abs().max().item() for p, q in zip(parameters, before, strict=True))
+    after = recorded_weights(mnist.arrays, "step_adam/0/weight")
+    theirs = max((p - q).abs().max().item() for p, q in zip(after, before, strict=True))
+    ratio = (1 - 0.999**2) ** 0.5 / (1 - 0.9**2) / ((1 - 0.999) ** 0.5 / (1 - 0.9))
+    # Weights below 1 round to 6e-8, a share of 6e-5 of a step.
+    assert theirs / ours == pytest.approx(ratio, rel=3e-4)
+
+
+# --- Speed limits ------------------------------------------------------------------------------
+
+
+class SpeedLimits(NamedTuple):
+    """The network of the speed-limits experiment with the recorded weights and batch."""
+
+    arrays: Arrays
+    model: ats.Classifier
+    x_low: Tensor
+    x_high: Tensor
+    labels: Tensor
+
+    def run(self) -> Run:
+        attention = [m for m in self.model.sampling.attention.modules() if _is_convolution(m)]
+        return run(
+            self.model,
+            self.x_low,
+            self.x_high,
+            self.labels,
+            # Its kernels of 8, 16 and 32 channels decay, the one that makes the logits does not.
+            [module.weight for module in attention[:3]],
+        )
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d)
+
+
+def keras_order(model: ats.Classifier, *, statistics: bool) -> list[Tensor]:
+    """Parameters as the 2019 program lists them, with or without the running statistics."""
+
+    def norm(module: nn.Module) -> list[Tensor]:
+        assert isinstance(module, nn.BatchNorm2d)
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        running = [module.running_mean, module.running_var]
+        return [module.weight, module.bias, *(running if statistics else [])]
+
+    first, *blocks, last, _, _, _, _ = model.sampling.feature.children()
+    found: list[Tensor] = [*model.sampling.attention.parameters(), *first.parameters()]
+    for block in blocks:
+        assert isinstance(block, PreActivation)
+        found += [*norm(block.norm1), block.conv1.weight, *norm(block.norm2)]
+        found += [block.conv2.weight, block.shortcut.weight]
+    return [*found, *norm(last), *model.linear.parameters()]
+
+
+def speed_limits(dtype: torch.dtype) -> SpeedLimits:
+    arrays = load("speed_limits_model")
+    config = json.loads(str(arrays["config"]))
+    design = fixed(tensor(arrays["flat_samples"]).long())
+    sampling = ats.AttentionSampling(
+        speed_limits_attention(),
+        residual_features(),
+        n_patches=config["n_patches"],
+        patch_size=config["patch_size"],
+        receptive_field=config["receptive_field"],
+        smoothing=1e-4,
+        design=design,
+        inference=design,
+    )
+    model = ats.Classifier(sampling, 32, config["outputs"], scale=None)
+    set_values(keras_order(model, statistics=True), recorded_weights(arrays, "weight"))
+    return SpeedLimits(
+        arrays,
+        model.to(dtype),
+        channels_first(arrays["phase0/x_low"]).to(dtype),
+        channels_first(arrays["x"]).to(dtype),
+        tensor(arrays["labels"]),
+    )
+
+
+def recorded_phase(phase: int) -> Arrays:
+    return load("speed_limits_model" if phase == 0 else "speed_limits_model_bn64")
+
+
+# Batch statistics lose digits in float32: patches whose features vary little are divided by what is
+# left of their variance. That is why the training phase was recorded with them in float64.
+SPEED_OUTPUTS = {
+    (0, torch.float32): OUTPUTS,
+    (0, torch.float64): OUTPUTS,
+    (1, torch.float32): 1e-4,
+    (1, torch.float64): OUTPUTS,
+}
+SPEED_GRADIENTS = {
+    (0, torch.float32): GRADIENTS,
+    (0, torch.float64): GRADIENTS,
+    (1, torch.float32): 1e-3,
+    (1, torch.float64): GRADIENTS,
+}
+PHASES = list(SPEED_OUTPUTS)
+
+
+@pytest.mark.parametrize(("phase", "dtype"), PHASES)
+def test_speed_limits_outputs_are_the_recorded_ones(phase: int, dtype: torch.dtype) -> None:
+    """Phase 0 is inference with the running statistics, 1 training with those of the batch."""
+    case = speed_limits(dtype)
+    case.model.train(phase == 1)
+    relative = SPEED_OUTPUTS[phase, dtype]
+    assert_outputs(case.run(), recorded_phase(phase), f"phase{phase}/", relative=relative)
+
+
+@pytest.mark.parametrize("loss", ["total", "ce"])
+@pytest.mark.parametrize(("phase", "dtype"), PHASES)
+def test_speed_limits_gradients_are_the_recorded_ones(
+    phase: int, dtype: torch.dtype, loss: str
+) -> None:
+    case = speed_limits(dtype)
+    case.model.train(phase == 1)
+    parameters = keras_order(case.model, statistics=False)
+    wanted = recorded_weights(recorded_phase(phase), f"phase{phase}/grad_{loss}")
+    relative = SPEED_GRADIENTS[phase, dtype]
+    assert_gradients(getattr(case.run(), loss), parameters, wanted, relative=relative)
+
+
+def test_training_moves_the_running_statistics_by_one_hundredth() -> None:
+    """Keras' momentum of .99: a hundredth of the way to the statistics of the batch."""
+    case = speed_limits(torch.float64)
+    norm = case.model.sampling.feature[1].norm1
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    inputs: list[Tensor] = []
+    norm.register_forward_hook(lambda module, arguments, output: inputs.append(arguments[0]))
+    case.model.train()
+    case.run()
+    axes = (0, 2, 3)
+    batch = inputs[0].mean(axes), inputs[0].var(axes)
+    for old, new, now in zip(before, batch, (norm.running_mean, norm.running_var), strict=True):
+        assert_close(now, 0.99 * old + 0.01 * new, relative=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width"), [(13, 11), (14, 11), (7, 17), (2, 1)])
+def test_strided_convolutions_keep_every_stride_th_pixel(
+    height: int, width: int, stride: int
+) -> None:
+    """As many outputs as TensorFlow's "same", which begins where the smaller padding ends."""
+    from ats.networks import SameConv2d
+
+    convolution = SameConv2d(1, 1, 3, stride)
+    with torch.no_grad():
+        convolution.weight.zero_()[0, 0, 1, 1] = 1
+    image = torch.arange(float(height * width)).reshape(1, 1, height, width)
+    out = convolution(image)[0, 0].detach()
+    rows = -(-height // stride)
+    columns = -(-width // stride)
+    assert out.shape == (rows, columns)
+    row = 1 - max((rows - 1) * stride + 3 - height, 0) // 2
+    column = 1 - max((columns - 1) * stride + 3 - width, 0) // 2
+    taken = F.pad(image[0, 0], (0, 3, 0, 3))[row::stride, column::stride][:rows, :columns]
+    assert torch.equal(out, taken)
+
+
+def test_a_residual_network_needs_a_stride() -> None:
+    with pytest.raises(ValueError, match="first convolution"):
+        residual_features(strides=())

@@ -1,0 +1,314 @@
+"""Laws of the sampling designs."""
+
+import math
+
+import pytest
+import torch
+from enumeration import exact_expectation, systematic_expectation
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import ats
+from ats.sampling import (
+    DESIGNS,
+    Average,
+    DesRaj,
+    Murthy,
+    Published,
+    Replacement,
+    Systematic,
+    Top,
+    importance_weights,
+)
+from ats.sampling.successive import leave_one_out_ratio
+from ats.sampling.systematic import inclusion_probabilities
+
+UNBIASED = ("replacement", "des-raj", "murthy", "systematic")
+SIZES = [(3, 1), (4, 2), (5, 3), (5, 4), (4, 4)]
+
+
+def case(n_positions: int, spread: float = 0.4) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, features and an upstream gradient."""
+    generator = torch.Generator().manual_seed(n_positions)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    return (spread * draw(n_positions)).requires_grad_(), draw(n_positions, 7), draw(7)
+
+
+def expectation_of(name: str, attention: Tensor, features: Tensor, n_patches: int) -> Tensor:
+    if name == "systematic":
+        return systematic_expectation(Systematic, attention, features, n_patches)
+    return exact_expectation(DESIGNS[name], attention, features, n_patches, name == "replacement")[
+        0
+    ]
+
+
+@pytest.mark.parametrize(("n_positions", "n_patches"), SIZES)
+@pytest.mark.parametrize("name", UNBIASED)
+def test_value_and_gradients_are_exact(name: str, n_positions: int, n_patches: int) -> None:
+    logits, features, upstream = case(n_positions)
+    features.requires_grad_()
+    exact = (logits.softmax(0) @ features) @ upstream
+    wanted = torch.autograd.grad(exact, (logits, features))
+
+    attention = logits.softmax(0)
+    value = expectation_of(name, attention, features, n_patches) @ upstream
+    got = torch.autograd.grad(value, (logits, features))
+
+    torch.testing.assert_close(value, exact, rtol=0, atol=1e-10)
+    torch.testing.assert_close(got[0], wanted[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(got[1], wanted[1], rtol=0, atol=1e-10)
+
+
+def test_published_gradient_is_biased_and_its_value_is_not() -> None:
+    logits, features, upstream = case(4)
+    exact = (logits.softmax(0) @ features) @ upstream
+    (wanted,) = torch.autograd.grad(exact, logits)
+    value = exact_expectation(Published(), logits.softmax(0), features, 2, False)[0] @ upstream
+    (got,) = torch.autograd.grad(value, logits)
+    torch.testing.assert_close(value, exact, rtol=0, atol=1e-10)
+    assert float((got - wanted).norm() / wanted.norm()) > 0.2
+
+
+def test_centred_replacement_shrinks_the_gradient_by_a_known_factor() -> None:
+    logits, features, upstream = case(4)
+    (wanted,) = torch.autograd.grad((logits.softmax(0) @ features) @ upstream, logits)
+    design = Replacement(centred=True)
+    value = exact_expectation(design, logits.softmax(0), features, 3, True)[0] @ upstream
+    (got,) = torch.autograd.grad(value, logits)
+    torch.testing.assert_close(got, wanted * 2 / 3, rtol=0, atol=1e-10)
+
+
+def test_centring_removes_what_all_features_share() -> None:
+    logits, features, upstream = case(5)
+    attention = logits.softmax(0).unsqueeze(0)
+
+    def gradient(shared: float) -> Tensor:
+        design = Systematic(start=0.3, centred=True)
+        indices, weights = design(attention, 3, None)
+        value = (weights[0].unsqueeze(1) * (features + shared)[indices[0]]).sum(0) @ upstream
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    torch.testing.assert_close(gradient(1000.0), gradient(0.0), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["murthy", "systematic"])
+def test_all_positions_give_the_exact_value(name: str) -> None:
+    logits, features, _ = case(11, spread=3)
+    attention = logits.softmax(0).unsqueeze(0)
+    positions, weights = ats.sample(attention, 11, design=name)
+    assert sorted(positions.flatten().tolist()) == list(range(11))
+    estimate = ats.expectation(features[positions[..., 0]], weights)
+    torch.testing.assert_close(estimate, attention @ features, rtol=0, atol=1e-12)
+
+
+@given(
+    n_positions=st.integers(1, 40),
+    share=st.floats(0, 1),
+    spread=st.floats(0, 40),
+    name=st.sampled_from(UNBIASED),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=150, deadline=None)
+def test_weights_sum_to_one_and_positions_are_distinct(
+    n_positions: int, share: float, spread: float, name: str, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    n_patches = 1 + int(share * (n_positions - 1))
+    attention = (spread * torch.randn(3, n_positions, generator=generator)).double().softmax(1)
+    positions, weights = ats.sample(attention, n_patches, design=name, generator=generator)
+    assert positions.shape == (3, n_patches, 1)
+    torch.testing.assert_close(weights.sum(1), torch.ones(3).double(), rtol=0, atol=1e-9)
+    assert (weights >= 0).all()
+    if name != "replacement":
+        assert all(len(set(row)) == n_patches for row in positions[..., 0].tolist())
+
+
+def extreme(kind: str, dtype: torch.dtype) -> Tensor:
+    attention = torch.zeros(2, 13, dtype=dtype)
+    if kind == "one-hot":
+        attention[:, 4] = 1
+    elif kind == "nearly one-hot":
+        attention += 1e-6 / 12
+        attention[:, 4] = 0.999999
+    elif kind == "two":
+        attention[:, 3:5] = 0.5
+    else:
+        attention = torch.full((2, 1), 1.0, dtype=dtype)
+    return attention
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["one-hot", "nearly one-hot", "two", "single position"])
+@pytest.mark.parametrize("name", [*UNBIASED, "published"])
+def test_extreme_attention_is_finite(name: str, kind: str, dtype: torch.dtype) -> None:
+    attention = extreme(kind, dtype).requires_grad_()
+    for n_patches in {1, min(5, attention.shape[1]), attention.shape[1]}:
+        positions, weights = ats.sample(attention, n_patches, design=name)
+        features = torch.randn(*positions.shape[:2], 3, dtype=dtype)
+        value = ats.expectation(features, weights).sum()
+        (gradient,) = torch.autograd.grad(value, attention)
+        assert torch.isfinite(value)
+        # The published gradient divides by the attention, in the type of the attention.
+        if name != "published" or kind != "one-hot":
+            assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", ["one-hot", "nearly one-hot", "two"])
+@pytest.mark.parametrize("name", UNBIASED)
+def test_gradients_through_a_softmax_stay_finite(name: str, kind: str) -> None:
+    logits = (extreme(kind, torch.float64) + 1e-300).log().requires_grad_()
+    _, weights = ats.sample(logits.softmax(1), 5, design=name)
+    (gradient,) = torch.autograd.grad((weights * torch.arange(5)).sum(), logits)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_ten_million_positions(name: str) -> None:
+    attention = torch.full((1, 10_000_000), 1e-7).requires_grad_()
+    positions, weights = ats.sample(attention, 10, design=name)
+    (gradient,) = torch.autograd.grad(weights.sum(), attention)
+    assert torch.isfinite(gradient).all()
+    assert gradient.count_nonzero() == len(set(positions.flatten().tolist()))
+    assert float(weights.detach().sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_inclusion_probabilities_are_proportional_where_they_are_not_certain() -> None:
+    attention = torch.tensor([[0.5, 0.2, 0.1, 0.1, 0.06, 0.04]], dtype=torch.float64)
+    inclusion = inclusion_probabilities(attention, 3)[0]
+    # 0.5 is certain: 3 * 0.5 >= 1; the other two are shared out over 0.5 in proportion: 4 a_i.
+    wanted = torch.tensor([1, 0.8, 0.4, 0.4, 0.24, 0.16], dtype=torch.float64)
+    torch.testing.assert_close(inclusion, wanted)
+
+
+@given(spread=st.floats(0, 60), n_patches=st.integers(1, 29), seed=st.integers(0, 10**6))
+@settings(max_examples=100, deadline=None)
+def test_inclusion_probabilities_sum_to_n(spread: float, n_patches: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    attention = (spread * torch.randn(5, 29, generator=generator)).double().softmax(1)
+    inclusion = inclusion_probabilities(attention.clamp_min(1e-300), n_patches)
+    assert (inclusion > 0).all()
+    assert (inclusion <= 1).all()
+    assert float((inclusion.sum(1) - n_patches).abs().max()) < 1e-9 * n_patches
+
+
+def test_systematic_inclusion_frequencies() -> None:
+    attention = torch.tensor([0.55, 0.02, 0.2, 0.03, 0.15, 0.05]).double()
+    rows = 20_000
+    generator = torch.Generator().manual_seed(3)
+    positions, _ = ats.sample(
+        attention.expand(rows, -1), 3, design="systematic", generator=generator
+    )
+    share = torch.bincount(positions.flatten(), minlength=6) / rows
+    wanted = inclusion_probabilities(attention.unsqueeze(0), 3)[0]
+    assert float((share - wanted).abs().max()) < 5 * math.sqrt(0.25 / rows)
+
+
+def test_leave_one_out_ratio_with_many_patches() -> None:
+    # Where all q are equal, P(S) = int_0^inf e^-t (1 - e^-qt)^N dt = B(1 + N, 1 / q) / q.
+    for n_patches, n_positions in ((1, 7), (10, 400), (50, 1000), (200, 211)):
+        drawn = torch.full((1, n_patches), 1 / n_positions, dtype=torch.float64)
+        outside = torch.full((1, 1), 1 - n_patches / n_positions, dtype=torch.float64)
+        got = leave_one_out_ratio(drawn, outside)
+        # By symmetry every weight is 1 / N.
+        torch.testing.assert_close(
+            got * drawn, torch.full_like(got, 1 / n_patches), rtol=1e-12, atol=0
+        )
+
+
+def test_one_generator_for_each_image_makes_draws_independent_of_the_batch() -> None:
+    attention = torch.rand(5, 7, 11).double()
+    attention /= attention.sum((1, 2), keepdim=True)
+    for name in UNBIASED:
+
+        def generators(rows: range) -> list[torch.Generator]:
+            return [torch.Generator().manual_seed(row) for row in rows]
+
+        whole = ats.sample(attention, 4, design=name, generator=generators(range(5)))
+        part = ats.sample(attention[2:4], 4, design=name, generator=generators(range(2, 4)))
+        assert torch.equal(whole.positions[2:4], part.positions)
+    with pytest.raises(ValueError, match="2 generators for a batch of 5"):
+        ats.sample(attention, 4, generator=generators(range(2)))
+
+
+def test_deterministic_designs_repeat() -> None:
+    attention = torch.rand(3, 13).softmax(1)
+    for name in ("deterministic", "top"):
+        first, second = (ats.sample(attention, 4, design=name) for _ in range(2))
+        assert torch.equal(first.positions, second.positions)
+    top = ats.sample(attention, 4, design=Top())
+    assert torch.equal(top.positions[..., 0], attention.topk(4).indices)
+    torch.testing.assert_close(top.weights.sum(1), torch.ones(3))
+
+
+def test_average_of_draws() -> None:
+    attention = torch.rand(3, 13).double().softmax(1)
+    positions, weights = ats.sample(attention, 4, design=Average(Murthy(), 5))
+    assert positions.shape == (3, 20, 1)
+    torch.testing.assert_close(weights.sum(1), torch.ones(3).double())
+    with pytest.raises(ValueError, match="draws=0"):
+        Average(DesRaj(), 0)
+
+
+def test_a_user_can_supply_a_design() -> None:
+    def first(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor, Tensor]:
+        indices = torch.arange(n_patches).expand(attention.shape[0], -1)
+        return indices, importance_weights(attention.gather(1, indices), torch.ones(indices.shape))
+
+    attention = torch.rand(2, 3, 5).double()
+    attention /= attention.sum((1, 2), keepdim=True)
+    positions, weights = ats.sample(attention, 6, design=first)
+    assert positions[0, 5].tolist() == [1, 0]
+    torch.testing.assert_close(weights, attention.flatten(1)[:, :6])
+
+
+def test_half_precision_attention_gives_float32_weights() -> None:
+    attention = torch.full((2, 16), 1 / 16, dtype=torch.bfloat16).requires_grad_()
+    _, weights = ats.sample(attention, 3)
+    assert weights.dtype == torch.float32
+    weights[:, 0].sum().backward()
+    assert attention.grad is not None
+    assert attention.grad.dtype == torch.bfloat16
+
+
+ATTENTION = torch.full((2, 3, 3), 1 / 9)
+
+
+@pytest.mark.parametrize(
+    ("attention", "n_patches", "design", "message"),
+    [
+        (ATTENTION, 12, "systematic", r"n_patches=12 exceeds the 9 positions of a \(3, 3\)"),
+        (ATTENTION, 12, "published", "lower it or sample with replacement"),
+        (ATTENTION, 0, "replacement", "n_patches=0 must be at least 1"),
+        (ATTENTION, 3, "sistematic", "design='sistematic' is unknown; take one of replacement"),
+        (ATTENTION * 2, 3, "systematic", "attention must sum to 1 in each image, got 2"),
+        (ATTENTION * torch.nan, 3, "systematic", "attention contains NaN"),
+        (ATTENTION - 0.2 * torch.eye(3), 3, "systematic", "negative values"),
+        (torch.ones(2, 3, 3).long(), 3, "systematic", "must be floating point"),
+        (torch.ones(2), 1, "systematic", "at least one map dimension"),
+        (ATTENTION, 1, Systematic(centred=True), "leaves no gradient"),
+    ],
+)
+def test_errors_name_the_argument_and_the_remedy(
+    attention: Tensor, n_patches: int, design: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ats.sample(attention, n_patches, design=design)  # type: ignore[arg-type]
+
+
+def test_negative_attention_that_sums_to_one() -> None:
+    attention = torch.tensor([[1.5, -0.5]])
+    with pytest.raises(ValueError, match="negative values"):
+        ats.sample(attention, 1, design="systematic")
+
+
+def test_more_patches_than_positions_with_replacement() -> None:
+    assert ats.sample(ATTENTION, 12, design="replacement").positions.shape == (2, 12, 2)
+
+
+def test_expectation_checks_its_shapes() -> None:
+    with pytest.raises(ValueError, match="one weight for each patch"):
+        ats.expectation(torch.rand(2, 3, 4), torch.rand(2, 4))
