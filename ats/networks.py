@@ -105,7 +105,8 @@ class PreActivation(nn.Module):
         """(B, width, ceil(H / stride), ceil(W / stride)) of (B, width, H, W)."""
         h = F.relu(self.norm1(x))
         residual: Tensor = self.conv2(F.relu(self.norm2(self.conv1(h))))
-        return residual + self.shortcut(h)
+        shortcut: Tensor = self.shortcut(h)
+        return shortcut + residual
 
 
 class SameConv2d(nn.Conv2d):
@@ -126,7 +127,8 @@ class SameConv2d(nn.Conv2d):
         ):
             total = max((math.ceil(limit / stride) - 1) * stride + extent - limit, 0)
             padding += [total // 2, total - total // 2]
-        return self._conv_forward(F.pad(x, padding), self.weight, None)
+        out: Tensor = super().forward(F.pad(x, padding))
+        return out
 
 
 def _batch_norm(width: int) -> nn.BatchNorm2d:

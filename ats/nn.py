@@ -19,8 +19,13 @@ PRIOR_FLOOR = 1e-3
 class AttentionSamplingOutput(NamedTuple):
     """What attention sampling saw.
 
-    ``features`` (B, \\*F), ``attention`` (B, \\*map), ``patches`` (B, N, C, \\*patch), ``positions``
-    (B, N, D) in the attention map, ``offsets`` (B, N, D) in pixels, ``weights`` (B, N).
+    Attributes:
+        features: (B, \\*F) estimate of the attention-weighted mean.
+        attention: (B, \\*map).
+        patches: (B, N, C, \\*patch) as the feature network saw them.
+        positions: (B, N, D) in the attention map.
+        offsets: (B, N, D) in pixels of the full-resolution image.
+        weights: (B, N) of the patches.
     """
 
     features: Tensor

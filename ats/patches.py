@@ -45,7 +45,7 @@ def extract_patches(image: Tensor, offsets: Tensor, patch_size: Sequence[int]) -
 def check_patch_request(
     offsets: Tensor, patch_size: Sequence[int], *, batch: int, dim: int
 ) -> tuple[int, ...]:
-    """The patch size as a tuple, once offsets and size are known to fit B images of D dimensions."""
+    """The patch size as a tuple, once offsets and size fit B images of D dimensions."""
     size = tuple(int(extent) for extent in patch_size)
     if len(size) != dim or min(size, default=0) < 1:
         raise ValueError(
@@ -53,8 +53,8 @@ def check_patch_request(
         )
     if offsets.dim() != 3 or offsets.shape[2] != dim:
         raise ValueError(
-            f"offsets must be (batch, n_patches, {dim}), got {tuple(offsets.shape)}; they are first "
-            "corners in pixels, in the order of the image's dimensions"
+            f"offsets must be (batch, n_patches, {dim}), got {tuple(offsets.shape)}; they are "
+            "first corners in pixels, in the order of the image's dimensions"
         )
     if offsets.shape[0] != batch:
         raise ValueError(

@@ -68,7 +68,8 @@ def save_overview(
     columns = min(len(patches), 5)
     rows = -(-len(patches) // columns)
     figure = Figure(figsize=(15, 5.2), layout="constrained")
-    left, middle, right = np.ravel(figure.subfigures(1, 3, width_ratios=[1, 1, 1.1]))
+    parts: Any = figure.subfigures(1, 3, width_ratios=[1, 1, 1.1])
+    left, middle, right = parts
     plain, heat = left.subplots(), middle.subplots()
     for axes in (plain, heat):
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))

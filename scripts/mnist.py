@@ -12,6 +12,7 @@ from ats.training.arguments import (
     patch_extents,
     positive_int,
 )
+
 if TYPE_CHECKING:
     from ats import Classifier
 
@@ -27,7 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("dataset", help="folder made by make_mnist.py")
     parser.add_argument("output", help="folder for the results")
     parser.add_argument(
-        "--patch_size", type=patch_extents, default=(50, 50), help="HEIGHTxWIDTH of a patch, pixels"
+        "--patch_size", type=patch_extents, default="50x50", help="HEIGHTxWIDTH of a patch, pixels"
     )
     parser.add_argument("--n_patches", type=positive_int, default=10, help="patches of an image")
     parser.add_argument("--batch_size", type=positive_int, default=128, help="images of a batch")
@@ -73,8 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and report."""
     args = parse(arguments)
     import torch
-    from ats.datasets.megapixel_mnist import MegapixelMNIST
 
+    from ats.datasets.megapixel_mnist import MegapixelMNIST
     from ats.training.report import print_parameters, run_script
 
     def train() -> dict[str, float]:

@@ -2,10 +2,11 @@
 
 import importlib.util
 import json
+from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ats
-from ats.networks import PreActivation, residual_features, speed_limits_attention
+from ats.networks import PreActivation, SameConv2d, residual_features, speed_limits_attention
 from ats.sampling import DesignFunction, Generators
 from ats.sampling.successive import mass_outside, published_weights
 from ats.training.build import make_optimizer
@@ -23,13 +24,17 @@ ROOT = Path(__file__).resolve().parents[1]
 ENTROPY_STRENGTH = 1e-4
 WEIGHT_DECAY = 1e-5
 
-# All of the largest value of each array. float32 rounds to 6e-8; the largest array errors that were
-# seen stand beside. The recorded arrays are float32 themselves, so float64 gains little on them.
-OUTPUTS = 1e-6
-GRADIENTS = 1e-5
-# A softmax does not see a constant, so the last attention bias has a gradient of exactly 0, of
-# which rounding leaves either program something.
-ROUNDING = 3e-8
+# Shares of the largest value of each array. float32 rounds to 6e-8, sums over some ten thousand
+# pixels a few times more. The recorded arrays are float32, so these hold for our float64 as well;
+# seen at most: outputs 1.2e-6 (an attention with peaks), gradients 6e-6 and 1.2e-5.
+OUTPUTS = 2e-6
+GRADIENTS = 2e-5
+# A softmax does not see a constant, so the bias of the attention logits has a gradient of 0, of
+# which rounding leaves either program up to 3e-8.
+ZERO = 5e-8
+# Weights between 1/2 and 1 round to 6e-8.
+WEIGHT_ROUNDING = 6e-8
+DTYPES = (torch.float32, torch.float64)
 
 
 class Run(NamedTuple):
@@ -134,8 +139,13 @@ def assert_gradients(
     """The gradient of a loss to each parameter."""
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
     for i, (actual, expected) in enumerate(zip(gradients, wanted, strict=True)):
-        name = f"gradient {i}"
-        assert_close(actual, expected, relative=relative, absolute=ROUNDING, name=name)
+        tolerance = ZERO if is_attention_bias(actual) else 0.0
+        assert_close(actual, expected, relative=relative, absolute=tolerance, name=f"gradient {i}")
+
+
+def is_attention_bias(parameter: Tensor) -> bool:
+    """The bias of the attention logits is the only parameter of one number."""
+    return parameter.numel() == 1
 
 
 # --- Megapixel MNIST ---------------------------------------------------------------------------
@@ -154,11 +164,17 @@ class Mnist(NamedTuple):
         return run(self.model, self.x_low, self.x_high, self.labels, ())
 
 
-@pytest.fixture
-def mnist() -> Mnist:
+def published_arguments() -> Namespace:
+    """The command line of the script with the settings of 2019."""
+    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+    assert isinstance(args, Namespace)
+    return args
+
+
+def mnist(dtype: torch.dtype) -> Mnist:
     arrays = load("mnist_model")
     config = json.loads(str(arrays["config"]))
-    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+    args = published_arguments()
     assert list(args.patch_size) == config["patch_size"]
     assert args.n_patches == config["n_patches"]
     assert args.regularizer_strength == config["reg"] == ENTROPY_STRENGTH
@@ -168,36 +184,45 @@ def mnist() -> Mnist:
     set_values(model.parameters(), recorded_weights(arrays, "weight"))
     return Mnist(
         arrays,
-        model,
-        channels_first(arrays["x_low"]),
-        channels_first(arrays["x_high"]),
+        model.to(dtype),
+        channels_first(arrays["x_low"]).to(dtype),
+        channels_first(arrays["x_high"]).to(dtype),
         tensor(arrays["labels"]),
     )
 
 
-def test_mnist_outputs_are_the_recorded_ones(mnist: Mnist) -> None:
-    assert_outputs(mnist.run(), mnist.arrays, relative=OUTPUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mnist_outputs_are_the_recorded_ones(dtype: torch.dtype) -> None:
+    case = mnist(dtype)
+    assert_outputs(case.run(), case.arrays, relative=OUTPUTS)
 
 
 @pytest.mark.parametrize("loss", ["total", "ce"])
-def test_mnist_gradients_are_the_recorded_ones(mnist: Mnist, loss: str) -> None:
-    wanted = recorded_weights(mnist.arrays, f"grad_{loss}")
-    parameters = list(mnist.model.parameters())
-    assert_gradients(getattr(mnist.run(), loss), parameters, wanted, relative=GRADIENTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mnist_gradients_are_the_recorded_ones(dtype: torch.dtype, loss: str) -> None:
+    case = mnist(dtype)
+    wanted = recorded_weights(case.arrays, f"grad_{loss}")
+    parameters = list(case.model.parameters())
+    assert_gradients(getattr(case.run(), loss), parameters, wanted, relative=GRADIENTS)
 
 
-def test_mnist_clipped_gradient_is_the_recorded_one(mnist: Mnist) -> None:
-    """A clip of 0.01 and a step of size 1, recorded as a difference of weights.
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mnist_clipped_gradient_is_the_recorded_one(dtype: torch.dtype) -> None:
+    """A clip to 0.01 and a step of size 1, recorded as a difference of float32 weights.
 
-    Weights below 0.5 round to 3e-8. torch divides by the norm + 1e-6, a share of 1e-6.
+    torch divides by the norm + 1e-6, Keras by the norm: a share of 1e-6, as the norm is 1.17.
     """
-    parameters = list(mnist.model.parameters())
-    mnist.run().total.backward()
-    nn.utils.clip_grad_norm_(parameters, 0.01)
-    for i, wanted in enumerate(recorded_weights(mnist.arrays, "clip0.01_update")):
+    case = mnist(dtype)
+    parameters = list(case.model.parameters())
+    case.run().total.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, 0.01)
+    assert norm > 1
+    for i, wanted in enumerate(recorded_weights(case.arrays, "clip0.01_update")):
         gradient = parameters[i].grad
         assert gradient is not None
-        assert_close(gradient, wanted, relative=GRADIENTS, absolute=ROUNDING, name=f"update {i}")
+        assert_close(
+            gradient, wanted, relative=GRADIENTS, absolute=WEIGHT_ROUNDING, name=f"update {i}"
+        )
 
 
 def start_as_keras(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
@@ -214,49 +239,69 @@ def start_as_keras(optimizer: torch.optim.Optimizer, parameters: list[nn.Paramet
         }
 
 
-def test_mnist_adam_steps_are_the_recorded_ones(mnist: Mnist) -> None:
+# A step is up to 1e-3 long. Adam divides by the size of the gradient, so that rounding of the
+# smallest gradients counts as much as that of the largest, and more from step to step: seen are
+# 2.4e-6 after three of them in float32, 1.7e-7 in float64, which leaves the recorded rounding.
+STEPS = {torch.float32: 5e-6, torch.float64: 4e-7}
+# The attention bias walks by what rounding leaves of its zero gradient, at most as far as 3 steps
+# of gradients of ZERO beside Adam's epsilon: seen 2.3e-5.
+WALK = 5e-5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mnist_adam_steps_are_the_recorded_ones(dtype: torch.dtype) -> None:
     """Three steps of the script's own optimizer, but for two things that Keras did differently.
 
     Keras adds 1e-7 to sqrt(v) before its bias correction, torch afterwards, so torch's is divided
     by that correction here; and its count of steps is one ahead.
     """
-    parameters = list(mnist.model.parameters())
-    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+    case = mnist(dtype)
+    parameters = list(case.model.parameters())
+    args = published_arguments()
     optimizer = make_optimizer(args)(parameters)
     assert optimizer.defaults["eps"] == 1e-7
     start_as_keras(optimizer, parameters)
     for step in range(3):
         optimizer.zero_grad()
-        ours = mnist.run()
-        metrics = tensor(mnist.arrays[f"step_adam/{step}/metrics"])
+        ours = case.run()
+        metrics = tensor(case.arrays[f"step_adam/{step}/metrics"])
         assert_close(torch.stack([ours.total, ours.ce]), metrics[[0, 2]], relative=OUTPUTS)
         ours.total.backward()
         nn.utils.clip_grad_norm_(parameters, args.clipnorm)
         optimizer.param_groups[0]["eps"] = 1e-7 / (1 - 0.999 ** (step + 2)) ** 0.5
         optimizer.step()
-        for i, wanted in enumerate(recorded_weights(mnist.arrays, f"step_adam/{step}/weight")):
-            # A step is 1e-3 long. Adam divides by the size of the gradient, so the rounding of the
-            # smallest gradients counts as much as that of the largest.
+        for i, wanted in enumerate(recorded_weights(case.arrays, f"step_adam/{step}/weight")):
+            tolerance = WALK if is_attention_bias(wanted) else STEPS[dtype]
             assert_close(
-                parameters[i].detach(), wanted, relative=0, absolute=2e-6, name=f"{step}/{i}"
+                parameters[i], wanted, relative=0, absolute=tolerance, name=f"step {step}, {i}"
             )
 
 
-def test_first_adam_step_of_the_script_is_longer_than_the_recorded_one(mnist: Mnist) -> None:
-    """Without the count that is one ahead: sqrt(1 - b2) / (1 - b1) beside that of the squares."""
-    before = [parameter.detach().clone() for parameter in mnist.model.parameters()]
-    parameters = list(mnist.model.parameters())
-    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+def test_first_adam_step_of_the_script_is_longer_than_the_recorded_one() -> None:
+    """The script's Adam is torch's own, whose count is not one ahead.
+
+    A first step is learning rate * sqrt(1 - b2^t) / (1 - b1^t) * (1 - b1) / sqrt(1 - b2) long, with
+    t = 1 in ours and t = 2 in the recorded one: 0.744 of ours. After ten steps it is 0.995.
+    """
+    case = mnist(torch.float32)
+    parameters = list(case.model.parameters())
+    before = [parameter.detach().clone() for parameter in parameters]
+    args = published_arguments()
     optimizer = make_optimizer(args)(parameters)
-    mnist.run().total.backward()
+    case.run().total.backward()
     nn.utils.clip_grad_norm_(parameters, args.clipnorm)
     optimizer.step()
-    ours = max((p - q).abs().max().item() for p, q in zip(parameters, before, strict=True))
-    after = recorded_weights(mnist.arrays, "step_adam/0/weight")
-    theirs = max((p - q).abs().max().item() for p, q in zip(after, before, strict=True))
-    ratio = (1 - 0.999**2) ** 0.5 / (1 - 0.9**2) / ((1 - 0.999) ** 0.5 / (1 - 0.9))
-    # Weights below 1 round to 6e-8, a share of 6e-5 of a step.
-    assert theirs / ours == pytest.approx(ratio, rel=3e-4)
+    after = recorded_weights(case.arrays, "step_adam/0/weight")
+    ours = longest(parameters, before)
+    theirs = longest(after, before)
+    length = {t: (1 - 0.999**t) ** 0.5 / (1 - 0.9**t) for t in (1, 2)}
+    # Weights round to 6e-8, a share of 6e-5 of a step.
+    assert theirs / ours == pytest.approx(length[2] / length[1], rel=3e-4)
+
+
+def longest(after: Iterable[Tensor], before: Iterable[Tensor]) -> float:
+    """Largest change of any weight."""
+    return max((p - q).abs().max().item() for p, q in zip(after, before, strict=True))
 
 
 # --- Speed limits ------------------------------------------------------------------------------
@@ -272,25 +317,15 @@ class SpeedLimits(NamedTuple):
     labels: Tensor
 
     def run(self) -> Run:
-        attention = [m for m in self.model.sampling.attention.modules() if _is_convolution(m)]
-        return run(
-            self.model,
-            self.x_low,
-            self.x_high,
-            self.labels,
-            # Its kernels of 8, 16 and 32 channels decay, the one that makes the logits does not.
-            [module.weight for module in attention[:3]],
-        )
+        # The kernels of 8, 16 and 32 channels decay, the one that makes the logits does not.
+        kernels = [p for p in self.model.sampling.attention.parameters() if p.dim() == 4]
+        return run(self.model, self.x_low, self.x_high, self.labels, kernels[:3])
 
 
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d)
-
-
-def keras_order(model: ats.Classifier, *, statistics: bool) -> list[Tensor]:
+def keras_order(model: ats.Classifier, *, statistics: bool) -> list[Any]:
     """Parameters as the 2019 program lists them, with or without the running statistics."""
 
-    def norm(module: nn.Module) -> list[Tensor]:
+    def norm(module: nn.Module) -> list[Any]:
         assert isinstance(module, nn.BatchNorm2d)
         assert module.running_mean is not None
         assert module.running_var is not None
@@ -298,7 +333,7 @@ def keras_order(model: ats.Classifier, *, statistics: bool) -> list[Tensor]:
         return [module.weight, module.bias, *(running if statistics else [])]
 
     first, *blocks, last, _, _, _, _ = model.sampling.feature.children()
-    found: list[Tensor] = [*model.sampling.attention.parameters(), *first.parameters()]
+    found: list[Any] = [*model.sampling.attention.parameters(), *first.parameters()]
     for block in blocks:
         assert isinstance(block, PreActivation)
         found += [*norm(block.norm1), block.conv1.weight, *norm(block.norm2)]
@@ -335,21 +370,16 @@ def recorded_phase(phase: int) -> Arrays:
     return load("speed_limits_model" if phase == 0 else "speed_limits_model_bn64")
 
 
-# Batch statistics lose digits in float32: patches whose features vary little are divided by what is
-# left of their variance. That is why the training phase was recorded with them in float64.
-SPEED_OUTPUTS = {
-    (0, torch.float32): OUTPUTS,
-    (0, torch.float64): OUTPUTS,
-    (1, torch.float32): 1e-4,
-    (1, torch.float64): OUTPUTS,
-}
 SPEED_GRADIENTS = {
     (0, torch.float32): GRADIENTS,
     (0, torch.float64): GRADIENTS,
-    (1, torch.float32): 1e-3,
+    # In training, one of the five million inputs of a ReLU is -1.0e-8: float32 takes it
+    # for positive, and all gradients below it change by up to 3e-3 of their largest. That
+    # is why this phase was recorded with batch statistics in float64, in which ours agrees.
+    (1, torch.float32): 1e-2,
     (1, torch.float64): GRADIENTS,
 }
-PHASES = list(SPEED_OUTPUTS)
+PHASES = list(SPEED_GRADIENTS)
 
 
 @pytest.mark.parametrize(("phase", "dtype"), PHASES)
@@ -357,8 +387,7 @@ def test_speed_limits_outputs_are_the_recorded_ones(phase: int, dtype: torch.dty
     """Phase 0 is inference with the running statistics, 1 training with those of the batch."""
     case = speed_limits(dtype)
     case.model.train(phase == 1)
-    relative = SPEED_OUTPUTS[phase, dtype]
-    assert_outputs(case.run(), recorded_phase(phase), f"phase{phase}/", relative=relative)
+    assert_outputs(case.run(), recorded_phase(phase), f"phase{phase}/", relative=OUTPUTS)
 
 
 @pytest.mark.parametrize("loss", ["total", "ce"])
@@ -377,7 +406,9 @@ def test_speed_limits_gradients_are_the_recorded_ones(
 def test_training_moves_the_running_statistics_by_one_hundredth() -> None:
     """Keras' momentum of .99: a hundredth of the way to the statistics of the batch."""
     case = speed_limits(torch.float64)
-    norm = case.model.sampling.feature[1].norm1
+    norm = next(m for m in case.model.sampling.feature.modules() if isinstance(m, nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     before = norm.running_mean.clone(), norm.running_var.clone()
     inputs: list[Tensor] = []
     norm.register_forward_hook(lambda module, arguments, output: inputs.append(arguments[0]))
@@ -395,8 +426,6 @@ def test_strided_convolutions_keep_every_stride_th_pixel(
     height: int, width: int, stride: int
 ) -> None:
     """As many outputs as TensorFlow's "same", which begins where the smaller padding ends."""
-    from ats.networks import SameConv2d
-
     convolution = SameConv2d(1, 1, 3, stride)
     with torch.no_grad():
         convolution.weight.zero_()[0, 0, 1, 1] = 1

@@ -107,10 +107,11 @@ def test_prior_moves_attention_to_where_there_is_something() -> None:
         nn.Conv2d(1, 1, 1), nn.Flatten(), n_patches=3, patch_size=(4, 4), prior=ats.local_contrast
     )
     nn.init.zeros_(model.attention.weight)  # type: ignore[arg-type]
-    attention = model.attend(low)
+    with torch.no_grad():
+        attention = model.attend(low)
+        flat = model.attend(torch.ones(1, 1, 31, 37))
     assert float(attention[0, 17:26, 2:12].sum()) > 0.9
     assert float(attention.min()) > 0
-    flat = model.attend(torch.ones(1, 1, 31, 37))
     torch.testing.assert_close(flat, torch.full_like(flat, 1 / flat[0].numel()))
 
 

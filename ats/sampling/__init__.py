@@ -40,6 +40,7 @@ DesignFunction = Callable[[Tensor, int, Generators], tuple[Tensor, Tensor]]
 
 DesignLike = str | DesignFunction
 
+# What the names of designs stand for.
 DESIGNS: dict[str, DesignFunction] = {
     "replacement": Replacement(),
     "des-raj": DesRaj(),
@@ -51,7 +52,7 @@ DESIGNS: dict[str, DesignFunction] = {
 }
 
 DEFAULT_DESIGN = Systematic(centred=True)
-"""Decided by the learning curves of both experiments; see the results page of the docs."""
+"""Decided by learning curves; see the results page of the documentation."""
 
 
 class Sample(NamedTuple):
@@ -71,8 +72,9 @@ def sample(
     """Draw N positions of each attention map, with weights that make sums over them unbiased.
 
     For any features f of the K positions, sum_s w_s f_s has the expectation
-    Phi = sum_i a_i f_i, and the expected gradients to attention and features are those of Phi
-    (``published``, ``top`` and centred designs apart, whose documentation states their bias).
+    Phi = sum_i a_i f_i, and the expected gradients to attention and features are those of Phi.
+    Exceptions: ``published`` and centred designs, the default among them, have a biased gradient to
+    the attention, ``deterministic`` and ``top`` have no randomness to take an expectation of.
 
     Args:
         attention: (B, \\*map) with 1, 2, 3 or more map dimensions; non-negative rows of sum 1.

@@ -65,8 +65,9 @@ def des_raj_weights(drawn: Tensor, outside: Tensor, mixture: Tensor | None = Non
 class Murthy(Design):
     """The estimator of Murthy (1957): that of Des Raj with the order of the draws averaged out.
 
-    w_s = a_s P(S without s | s drawn first) / P(S), of which no unbiased estimator from the same
-    draws that depends on their order has a smaller variance (Kool, van Hoof and Welling, 2020).
+    w_s = a_s P(S without s | s drawn first) / P(S). It is the expectation of Des Raj's estimate
+    given the set that was drawn, so that its variance is never larger (Kool, van Hoof and Welling,
+    2020).
     """
 
     def draw(

@@ -63,9 +63,10 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--devices", type=positive_int, default=1, help="number of devices, trained on with DDP")
     add(
         "--micro_batch",
-        type=positive_int,
-        help="images that a device holds at a time; changes memory, not the result "
-        "(default: 8 on a CPU, a device's whole share elsewhere)",
+        type=micro_batch,
+        default="auto",
+        help="images that a device holds at a time, which changes memory and not the result; auto "
+        "is at most 8 on a CPU and a device's whole share elsewhere",
     )
     add("--workers", type=int, default=0, help="processes that read data, 0 for none besides")
     add("--resume", action="store_true", help="go on with the run in the output folder")
@@ -86,6 +87,11 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
+
+
+def micro_batch(text: str) -> int | None:
+    """A whole number of at least 1, or None for ``auto``."""
+    return None if text == "auto" else positive_int(text)
 
 
 def positive_float(text: str) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ats.files import atomic_path
 
@@ -58,6 +58,7 @@ class SaveEpoch(lightning.Callback):
         if trainer.is_global_zero:
             weights = pl_module.model.state_dict()  # type: ignore[union-attr]
             tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
-            with atomic_path(self.output / f"weights_{trainer.current_epoch:03d}.safetensors") as t:
-                save_file(tensors, t)
-        trainer.save_checkpoint(self.output / CHECKPOINT)
+            name = f"weights_{trainer.current_epoch:03d}.safetensors"
+            with atomic_path(self.output / name) as temporary:
+                temporary.write_bytes(save(tensors))
+        trainer.save_checkpoint(self.output / CHECKPOINT, weights_only=False)

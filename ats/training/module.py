@@ -42,11 +42,8 @@ class Classification(lightning.LightningModule):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, AttentionSamplingOutput]:
-        """Logits and what was seen; drawn by this epoch's seed in training."""
-        generators = None
-        if self.training:
-            indices = batch.index.tolist()
-            generators = image_generators(self.seed, self.current_epoch, indices)
+        """Logits and what was seen; what is random depends on seed, epoch and image alone."""
+        generators = image_generators(self.seed, self.current_epoch, batch.index.tolist())
         output: tuple[Tensor, AttentionSamplingOutput] = self.model(
             batch.x_low, batch.x_high, generator=generators
         )

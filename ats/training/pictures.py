@@ -1,6 +1,7 @@
 """Pictures of where a network looks, while it learns."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -45,12 +46,12 @@ class Pictures(lightning.Callback):
         """Write the pictures of this epoch."""
         if not trainer.is_global_zero:
             return
-        model = pl_module.model
-        model.eval()  # type: ignore[union-attr]
+        model: Any = pl_module.model
+        model.eval()
         with torch.no_grad():
             batch = pl_module.transfer_batch_to_device(self.batch, pl_module.device, 0)
             logits, seen = model(batch.x_low, batch.x_high)
-        model.train()  # type: ignore[union-attr]
+        model.train()
         self._save(trainer.current_epoch, int(logits.argmax()), seen)
 
     def _save(self, epoch: int, predicted: int, seen: AttentionSamplingOutput) -> None:

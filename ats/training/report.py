@@ -9,7 +9,8 @@ def print_parameters(parameters: Mapping[str, Any]) -> None:
     """Print what a data set was made with, a line each."""
     print("Data set:")
     for name, value in parameters.items():
-        print(f"  {name}: {value}")
+        if not isinstance(value, Mapping):
+            print(f"  {name}: {value}")
 
 
 def run_script(train: Callable[[], Mapping[str, float]]) -> None:
@@ -19,6 +20,9 @@ def run_script(train: Callable[[], Mapping[str, float]]) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("\nstopped; pass --resume to go on after the last finished epoch", file=sys.stderr)
+        raise SystemExit(130) from None
     if last:
         print(f"Test loss: {last['test_loss']:.4f}")
         print(f"Test error: {last['test_error']:.4f}")

@@ -1,6 +1,7 @@
 """One training run, from a model and two data sets to a folder of results."""
 
 import argparse
+import logging
 import os
 import platform
 import sys
@@ -13,6 +14,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -103,14 +105,19 @@ def fit(
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,
-        enable_model_summary=checkpoint is None,
+        enable_model_summary=False,
         enable_progress_bar=bool(bar),
         callbacks=[*bar, history, pictures, SaveEpoch(output)],
         plugins=[AtomicCheckpointIO()],
     )
     if trainer.is_global_zero:
+        print(ModelSummary(module, max_depth=3), flush=True)
         write_json(output / "parameters.json", parameters)
-    trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        # What Lightning makes of Ctrl-C.
+        raise KeyboardInterrupt from None
     return history.rows[-1] if history.rows else {}
 
 
@@ -145,7 +152,7 @@ def _loaders(
         loader: DataLoader[Batch] = DataLoader(
             _as_dataset(dataset),
             batch_sampler=batches,
-            collate_fn=collate,
+            collate_fn=collate,  # type: ignore[arg-type]  # the data set fetches whole batches
             num_workers=args.workers,
             persistent_workers=args.workers > 0,
             pin_memory=accelerator == "gpu",
@@ -159,7 +166,8 @@ def _as_dataset(dataset: BatchDataset) -> Dataset[Batch]:
 
 
 def _quieten() -> None:
-    """Advice of Lightning's that does not apply: batches are read faster than they are used."""
+    """Silence advice of Lightning's that does not apply, or names its makers' products."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Consider setting `persistent_workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")

@@ -1,0 +1,221 @@
+"""The training script as a user runs it: real processes, really killed."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ats.training.batches import EpochBatches, default_micro_batch, image_generators
+from ats.training.checkpoint import AtomicCheckpointIO
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8")
+EPOCHS = 4
+
+
+def run(script: str, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(script, *arguments), capture_output=True, text=True, cwd=ROOT)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def command(script: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    sizes = ("--n_train", "32", "--n_test", "12", "--width", "200", "--height", "230")
+    run("make_mnist.py", folder, "--digits", "optdigits", "--no_noise", *sizes, "--scale", "0.2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    done = run("mnist.py", data, output, *SMALL, "--epochs", str(EPOCHS))
+    assert "n_train: 32" in done.stdout
+    assert "Conv2d" in done.stdout
+    last = history(output)[-1]
+    assert f"Test loss: {float(last['test_loss']):.4f}" in done.stdout
+    assert f"Test error: {float(last['test_error']):.4f}" in done.stdout
+    return output
+
+
+def history(output: Path) -> list[dict[str, str]]:
+    with (output / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(output: Path, epoch: int = EPOCHS - 1) -> dict[str, torch.Tensor]:
+    return load_file(output / f"weights_{epoch:03d}.safetensors")
+
+
+def test_everything_is_written(uninterrupted: Path) -> None:
+    rows = history(uninterrupted)
+    assert [int(row["epoch"]) for row in rows] == list(range(EPOCHS))
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert {"curves.png", "image.png", "checkpoint.ckpt", "parameters.json"} <= names
+    for epoch in range(EPOCHS):
+        each = {f"attention_{epoch:03d}.{kind}" for kind in ("png", "npy")}
+        each |= {f"patches_{epoch:03d}_{n:02d}.png" for n in range(3)}
+        each |= {f"weights_{epoch:03d}.safetensors", f"overview_{epoch:03d}.png"}
+        assert each <= names
+    assert not [name for name in names if "tmp" in name]
+    attention = np.load(uninterrupted / "attention_000.npy")
+    assert attention.shape == (46, 40)
+    assert attention.sum() == pytest.approx(1, abs=1e-4)
+    parameters = json.loads((uninterrupted / "parameters.json").read_text())
+    assert parameters["arguments"]["batch_size"] == 8
+    assert parameters["data"]["n_train"] == 32
+
+
+def test_a_killed_run_resumes_to_the_same_bits(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    given = command("mnist.py", data, tmp_path, *SMALL, "--epochs", str(EPOCHS))
+    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.ckpt").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.random())
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / f"weights_{EPOCHS - 1:03d}.safetensors").exists()
+    run("mnist.py", data, tmp_path, *SMALL, "--epochs", str(EPOCHS), "--resume")
+    wanted, got = weights(uninterrupted), weights(tmp_path)
+    assert wanted.keys() == got.keys()
+    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    assert [row["test_loss"] for row in history(tmp_path)] == [
+        row["test_loss"] for row in history(uninterrupted)
+    ]
+
+
+def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    shared = ("--accelerator", "cpu", "--devices", "2", "--micro_batch", "4")
+    run("mnist.py", data, tmp_path, *SMALL, "--epochs", "2", *shared)
+    one, two = weights(uninterrupted, 1), weights(tmp_path, 1)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-6)
+    for row_one, row_two in zip(history(uninterrupted), history(tmp_path), strict=False):
+        for column in ("train_loss", "test_loss", "test_error"):
+            assert float(row_two[column]) == pytest.approx(float(row_one[column]), rel=1e-4)
+
+
+def test_micro_batches_change_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run("mnist.py", data, tmp_path, *SMALL, "--epochs", "1", "--micro_batch", "2")
+    one, other = weights(uninterrupted, 0), weights(tmp_path, 0)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=2e-6)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(data: Path, uninterrupted: Path) -> None:
+    before = (uninterrupted / "history.csv").read_bytes()
+    done = run("mnist.py", data, uninterrupted, *SMALL, check=False)
+    assert done.returncode == 2
+    assert "holds a run already; pass --resume" in done.stderr
+    done = run("mnist.py", data, uninterrupted, *SMALL, "--lr", "0.1", "--resume", check=False)
+    assert done.returncode == 2
+    assert "made with other parameters (lr: 0.001 then, 0.1 now)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (uninterrupted / "history.csv").read_bytes() == before
+
+
+def test_resuming_a_finished_run_reports_it(data: Path, uninterrupted: Path) -> None:
+    done = run("mnist.py", data, uninterrupted, *SMALL, "--epochs", str(EPOCHS), "--resume")
+    last = history(uninterrupted)[-1]
+    assert f"Test error: {float(last['test_error']):.4f}" in done.stdout
+
+
+def test_clear_errors(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    cases = [
+        ((tmp_path / "empty", tmp_path / "a"), "empty"),
+        ((data, tmp_path / "file"), "cannot be written"),
+        ((data, tmp_path / "b", "--batch_size", "64"), "batch_size=64 exceeds the 32 images"),
+        ((data, tmp_path / "c", "--n_patches", "2000"), "n_patches=2000 exceeds the 1840 positions"),
+        ((data, tmp_path / "d", "--batch_size", "6", "--micro_batch", "4"), "must be a multiple"),
+        ((data, tmp_path / "e", "--patch_size", "0x5"), "must be HEIGHTxWIDTH"),
+        ((data, tmp_path / "f", "--epochs", "0"), "must be at least 1"),
+    ]
+    for arguments, message in cases:
+        done = run("mnist.py", *arguments, check=False)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_run_and_it_can_be_resumed(data: Path, tmp_path: Path) -> None:
+    given = command("mnist.py", data, tmp_path, *SMALL, "--epochs", "400")
+    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.ckpt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"--resume" in errors
+    assert b"Traceback" not in errors
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'owned'}",)
+
+    torch.save({"state": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_batches_cover_every_image_once_and_devices_share_them() -> None:
+    def batches(rank: int, world: int, micro: int) -> EpochBatches:
+        place = {"rank": rank, "world_size": world}
+        return EpochBatches(27, batch_size=8, micro_batch=micro, seed=5, **place)
+
+    whole = batches(0, 1, 8)
+    assert len(whole) == 3
+    first = list(whole)
+    assert len({index for batch in first for index in batch}) == 24
+    shares = [list(batches(rank, 2, 4)) for rank in range(2)]
+    for batch, *parts in zip(first, *shares, strict=True):
+        assert sorted(batch) == sorted(index for part in parts for index in part)
+    whole.set_epoch(1)
+    assert list(whole) != first
+    kept = EpochBatches(27, batch_size=8, micro_batch=8, seed=None)
+    assert [index for batch in kept for index in batch] == list(range(27))
+
+
+def test_default_micro_batch() -> None:
+    assert default_micro_batch(128, 1, "cpu") == 8
+    assert default_micro_batch(128, 2, "gpu") == 64
+    assert default_micro_batch(14, 2, "cpu") == 7
+    assert default_micro_batch(22, 2, "cpu") == 1
+
+
+def test_generators_depend_on_seed_epoch_and_image() -> None:
+    def first(*key: int) -> float:
+        (generator,) = image_generators(key[0], key[1], [key[2]])
+        return float(torch.rand((), generator=generator))
+
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]
+    assert len({first(*key) for key in keys}) == len(keys)
+    assert first(3, 4, 5) == first(3, 4, 5)
