@@ -106,7 +106,8 @@ class PreActivation(nn.Module):
         h = F.relu(self.norm1(x))
         residual: Tensor = self.conv2(F.relu(self.norm2(self.conv1(h))))
         shortcut: Tensor = self.shortcut(h)
-        return shortcut + residual
+        total: Tensor = shortcut + residual
+        return total
 
 
 class SameConv2d(nn.Conv2d):

@@ -36,10 +36,13 @@ def extract_patches(image: Tensor, offsets: Tensor, patch_size: Sequence[int]) -
     offsets = offsets.to(image.device)
     if image.device.type == "cpu" and not image.requires_grad and not _tracing():
         return _copy_slices(image, offsets, size)
-    signed = _SIGNED.get(image.dtype)
-    if signed is None:
-        return _gather(image, offsets, size)
-    return _gather(image.view(signed), offsets, size).view(image.dtype)
+    return _gather(as_signed(image), offsets, size).view(image.dtype)
+
+
+def as_signed(pixels: Tensor) -> Tensor:
+    """The same bits in a type that torch can index, where it cannot index unsigned integers."""
+    signed = _SIGNED.get(pixels.dtype)
+    return pixels if signed is None else pixels.view(signed)
 
 
 def check_patch_request(

@@ -45,7 +45,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ats import expectation
+from ats import expectation, sample
 from ats.files import atomic_path
 from ats.sampling import DESIGNS, Design, DesignFunction
 
@@ -165,8 +165,10 @@ def estimates(
     for start in range(0, settings.repetitions, CHUNK):
         rows = min(CHUNK, settings.repetitions - start)
         logits = case.logits.repeat(rows, 1).requires_grad_()
-        indices, weights = design(logits.softmax(1), settings.n_patches, generator)
-        value = expectation(case.features[indices], weights)
+        attention = logits.softmax(1).unflatten(1, (settings.side, settings.side))
+        drawn = sample(attention, settings.n_patches, design=design, generator=generator)
+        indices = drawn.positions @ torch.tensor([settings.side, 1])
+        value = expectation(case.features[indices], drawn.weights)
         (gradient,) = torch.autograd.grad((value @ case.direction).sum(), logits)
         yield value.detach(), gradient
 

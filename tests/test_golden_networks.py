@@ -420,6 +420,16 @@ def test_training_moves_the_running_statistics_by_one_hundredth() -> None:
         assert_close(now, 0.99 * old + 0.01 * new, relative=1e-12)
 
 
+def test_attention_logits_are_not_rectified() -> None:
+    """The recorded logits are all positive after pooling, so that they cannot tell."""
+    case = speed_limits(torch.float32)
+    attention = case.model.sampling.attention
+    logits = attention(case.x_low)
+    assert logits.min() > 0
+    set_values(attention[-2].parameters(), [torch.zeros(1, 32, 3, 3), -torch.ones(1)])
+    assert torch.equal(attention(case.x_low), -torch.ones_like(logits))
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize(("height", "width"), [(13, 11), (14, 11), (7, 17), (2, 1)])
 def test_strided_convolutions_keep_every_stride_th_pixel(

@@ -23,7 +23,9 @@ SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8")
 EPOCHS = 4
 
 
-def run(script: str, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, *arguments: str | Path, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command(script, *arguments), capture_output=True, text=True, cwd=ROOT)
     if check:
         assert done.returncode == 0, done.stderr
@@ -149,7 +151,10 @@ def test_clear_errors(data: Path, tmp_path: Path) -> None:
         ((tmp_path / "empty", tmp_path / "a"), "empty"),
         ((data, tmp_path / "file"), "cannot be written"),
         ((data, tmp_path / "b", "--batch_size", "64"), "batch_size=64 exceeds the 32 images"),
-        ((data, tmp_path / "c", "--n_patches", "2000"), "n_patches=2000 exceeds the 1840 positions"),
+        (
+            (data, tmp_path / "c", "--n_patches", "2000"),
+            "n_patches=2000 exceeds the 1840 positions",
+        ),
         ((data, tmp_path / "d", "--batch_size", "6", "--micro_batch", "4"), "must be a multiple"),
         ((data, tmp_path / "e", "--patch_size", "0x5"), "must be HEIGHTxWIDTH"),
         ((data, tmp_path / "f", "--epochs", "0"), "must be at least 1"),

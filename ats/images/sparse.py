@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ats.patches import check_patch_request
+from ats.patches import as_signed, check_patch_request
 
 
 class SparseImages:
@@ -41,17 +41,18 @@ class SparseImages:
     @classmethod
     def from_dense(cls, pixels: Tensor) -> "SparseImages":
         """The non-zeros of a tensor (B, C, \\*S)."""
-        flat = pixels.flatten(1)
+        flat = as_signed(pixels).flatten(1)
         image, indices = flat.nonzero(as_tuple=True)
         counts = torch.bincount(image, minlength=flat.shape[0])
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(indices, flat[image, indices], indptr, pixels.shape[1:])
+        return cls(indices, flat[image, indices].view(pixels.dtype), indptr, pixels.shape[1:])
 
     def to_dense(self) -> Tensor:
         """All pixels, (B, C, \\*S): for looking at small images."""
-        dense = self.values.new_zeros(len(self), math.prod(self.shape))
-        dense[self._image_of_each(), self.indices.long()] = self.values
-        return dense.reshape(len(self), *self.shape)
+        values = as_signed(self.values)
+        dense = values.new_zeros(len(self), math.prod(self.shape))
+        dense[self._image_of_each(), self.indices.long()] = values
+        return dense.reshape(len(self), *self.shape).view(self.values.dtype)
 
     def __len__(self) -> int:
         """Number of images B."""
@@ -92,9 +93,10 @@ class SparseImages:
         line = torch.repeat_interleave(count)
         before = count.cumsum(0) - count
         source = torch.arange(line.shape[0], device=line.device) + (low - before)[line]
-        out = self.values.new_zeros(first.shape[0] * extents[-1])
-        out[line * extents[-1] + keys[source] - first[line]] = self.values[source]
-        return out.reshape(*offsets.shape[:2], self.channels, *extents)
+        values = as_signed(self.values)
+        out = values.new_zeros(first.shape[0] * extents[-1])
+        out[line * extents[-1] + keys[source] - first[line]] = values[source]
+        return out.reshape(*offsets.shape[:2], self.channels, *extents).view(self.values.dtype)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "SparseImages":
         indices, values, indptr = map(function, (self.indices, self.values, self.indptr))

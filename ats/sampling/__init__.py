@@ -108,7 +108,7 @@ def sample(
     rows = attention.flatten(1)
     if getattr(function, "along_curve", False):
         order = curve_order(map_shape, attention.device)
-        steps, weights = function(rows[:, order], n_patches, generator)
+        steps, weights = function(rows.index_select(1, order), n_patches, generator)
         indices = order[steps]
     else:
         indices, weights = function(rows, n_patches, generator)

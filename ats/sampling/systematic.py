@@ -17,21 +17,22 @@ class Systematic(Design):
     Every position is included with probability pi_i = min(1, c a_i), c such that they sum to N, and
     weighs a_i / pi_i (Horvitz and Thompson, 1952; Madow, 1949). The weights sum to 1.
 
-    The positions are cumulated in a new random order in every draw. In a fixed one only certain
-    samples can occur: on a flat 180 x 180 map and N = 10 those of one column each, and the bias of
-    centring is several times larger.
+    The positions are cumulated along a curve through the map, so that every part of it gets its
+    share of the points. The curve is scrambled anew in every draw: in a fixed order only certain
+    samples can occur (along the rows of a flat 180 x 180 map, for N = 10, those of one column each),
+    and the bias of centring is several times larger.
 
     Args:
-        start: the start in [0, 1) in place of a random one. The draw is then deterministic, and
-            follows a curve through the map, so that every part of it gets its share of the points.
+        start: the start in [0, 1) in place of a random one; the curve is then not scrambled, and the
+            draw deterministic.
     """
 
     start: float | None = None
 
     @property
     def along_curve(self) -> bool:
-        """Whether neighbours in a row of attention should be neighbours in the map."""
-        return self.start is not None
+        """Neighbours in a row of attention are to be neighbours in the map."""
+        return True
 
     def draw(
         self, probabilities: Tensor, n_patches: int, generator: Generators
@@ -43,7 +44,7 @@ class Systematic(Design):
             indices = systematic_indices(inclusion, start, n_patches)
         else:
             noise = uniform(probabilities, 2, generator)
-            order = random_order(noise[:, :1], probabilities.shape[1])
+            order = scrambled_order(noise[:, :1], probabilities.shape[1])
             # Numbers beyond the positions stand for nothing and are never included.
             padded = torch.nn.functional.pad(inclusion, (0, order.shape[1] - inclusion.shape[1]))
             steps = systematic_indices(padded.gather(1, order), noise[:, 1:], n_patches)
@@ -66,31 +67,22 @@ def systematic_indices(inclusion: Tensor, start: Tensor, n_patches: int) -> Tens
     return torch.searchsorted(cumulated, points, right=True).clamp_max(inclusion.shape[1] - 1)
 
 
-def random_order(noise: Tensor, n_positions: int) -> Tensor:
-    """A random order of 0, 1, ... P - 2 for the smallest prime P > K, without sorting.
+def scrambled_order(noise: Tensor, n_positions: int) -> Tensor:
+    """A random order of 0, 1, ... 2^b - 1 >= K - 1 that keeps neighbours together, without sorting.
 
-    The t-th number is m t mod P, less 1, with m random: every pair of positions is equally likely
-    to be any given number of steps apart, which is what the second moments of a sample depend on.
+    The bits of the numbers are flipped by a random mask (a digital shift, as of quasi-Monte-Carlo
+    points): every block of 2^j numbers stays together, and is walked through in another order.
 
     Args:
         noise: (B, 1) uniforms in [0, 1).
         n_positions: K.
 
     Returns:
-        (B, P - 1) int64 permutations.
+        (B, 2^b) int64 permutations.
     """
-    prime = next_prime(n_positions)
-    multiplier = 1 + (noise * (prime - 1)).long()
-    steps = torch.arange(1, prime, device=noise.device)
-    return multiplier * steps % prime - 1
-
-
-def next_prime(number: int) -> int:
-    """The smallest prime above a positive number."""
-    candidate = number + 1
-    while any(candidate % divisor == 0 for divisor in range(2, int(candidate**0.5) + 1)):
-        candidate += 1
-    return candidate
+    size = 1 << (n_positions - 1).bit_length()
+    mask = (noise * size).long()
+    return mask ^ torch.arange(size, device=noise.device)
 
 
 def inclusion_probabilities(probabilities: Tensor, n_patches: int) -> Tensor:
