@@ -165,7 +165,7 @@ def estimates(
     for start in range(0, settings.repetitions, CHUNK):
         rows = min(CHUNK, settings.repetitions - start)
         logits = case.logits.repeat(rows, 1).requires_grad_()
-        attention = logits.softmax(1).unflatten(1, (settings.side, settings.side))
+        attention = logits.softmax(1).reshape(rows, settings.side, settings.side)
         drawn = sample(attention, settings.n_patches, design=design, generator=generator)
         indices = drawn.positions @ torch.tensor([settings.side, 1])
         value = expectation(case.features[indices], drawn.weights)

@@ -65,6 +65,17 @@ def weights(output: Path, epoch: int = EPOCHS - 1) -> dict[str, torch.Tensor]:
     return load_file(output / f"weights_{epoch:03d}.safetensors")
 
 
+def assert_same_up_to_rounding(
+    wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor]
+) -> None:
+    """Sums in another order differ by rounding, in all but one weight by very little."""
+    for name, tensor in wanted.items():
+        # A softmax does not see the bias of its logits: its gradient is nothing but rounding, which
+        # Adam scales up.
+        free = name == "sampling.attention.4.bias"
+        torch.testing.assert_close(got[name], tensor, rtol=1e-4, atol=1e-4 if free else 2e-6)
+
+
 def test_everything_is_written(uninterrupted: Path) -> None:
     rows = history(uninterrupted)
     assert [int(row["epoch"]) for row in rows] == list(range(EPOCHS))
@@ -111,9 +122,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shared = ("--accelerator", "cpu", "--devices", "2", "--micro_batch", "4")
     run("mnist.py", data, tmp_path, *SMALL, "--epochs", "2", *shared)
-    one, two = weights(uninterrupted, 1), weights(tmp_path, 1)
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-6)
+    assert_same_up_to_rounding(weights(uninterrupted, 1), weights(tmp_path, 1))
     for row_one, row_two in zip(history(uninterrupted), history(tmp_path), strict=False):
         for column in ("train_loss", "test_loss", "test_error"):
             assert float(row_two[column]) == pytest.approx(float(row_one[column]), rel=1e-4)
@@ -121,9 +130,7 @@ def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path
 
 def test_micro_batches_change_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run("mnist.py", data, tmp_path, *SMALL, "--epochs", "1", "--micro_batch", "2")
-    one, other = weights(uninterrupted, 0), weights(tmp_path, 0)
-    for name, tensor in one.items():
-        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=2e-6)
+    assert_same_up_to_rounding(weights(uninterrupted, 0), weights(tmp_path, 0))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(data: Path, uninterrupted: Path) -> None:

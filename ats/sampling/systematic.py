@@ -19,12 +19,12 @@ class Systematic(Design):
 
     The positions are cumulated along a curve through the map, so that every part of it gets its
     share of the points. The curve is scrambled anew in every draw: in a fixed order only certain
-    samples can occur (along the rows of a flat 180 x 180 map, for N = 10, those of one column each),
-    and the bias of centring is several times larger.
+    samples can occur (along the rows of a flat 180 x 180 map, for N = 10, those of one column
+    each), and the bias of centring is several times larger.
 
     Args:
-        start: the start in [0, 1) in place of a random one; the curve is then not scrambled, and the
-            draw deterministic.
+        start: the start in [0, 1) in place of a random one; the curve is then not scrambled, and
+            the draw deterministic.
     """
 
     start: float | None = None

@@ -25,23 +25,23 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
         # The first process has checked and opened the folder before it started this one.
         return output / CHECKPOINT if resume and (output / CHECKPOINT).exists() else None
     writable_folder(output)
-    known = output / "parameters.json"
-    if not known.exists():
+    checkpoint = output / CHECKPOINT
+    if not checkpoint.exists():
+        # Nothing was finished here, so that nothing is lost.
         return None
     if not resume:
         raise ValueError(
             f"output {output} holds a run already; pass --resume to go on with it, or choose "
             "another folder"
         )
-    former = json.loads(known.read_text())
+    former = json.loads((output / "parameters.json").read_text())
     differing = _differences(former, parameters)
     if differing:
         raise ValueError(
             f"output {output} holds a run made with other parameters ({'; '.join(differing)}); "
             "repeat them, or choose another folder"
         )
-    checkpoint = output / CHECKPOINT
-    return checkpoint if checkpoint.exists() else None
+    return checkpoint
 
 
 def _differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from ats.training.batches import EpochBatches, default_micro_batch
 from ats.training.build import make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.folder import open_run
-from ats.training.history import History
+from ats.training.history import History, read_history
 from ats.training.module import Classification
 from ats.training.pictures import Pictures
 
@@ -111,14 +111,15 @@ def fit(
         plugins=[AtomicCheckpointIO()],
     )
     if trainer.is_global_zero:
-        print(ModelSummary(module, max_depth=3), flush=True)
+        print(ModelSummary(module, max_depth=-1), flush=True)
         write_json(output / "parameters.json", parameters)
     try:
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         # What Lightning makes of Ctrl-C.
         raise KeyboardInterrupt from None
-    return history.rows[-1] if history.rows else {}
+    rows = history.rows or read_history(output / "history.csv")
+    return rows[-1] if rows else {}
 
 
 def run_parameters(args: argparse.Namespace, data_parameters: Mapping[str, Any]) -> dict[str, Any]:
