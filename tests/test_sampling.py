@@ -21,8 +21,9 @@ from ats.sampling import (
     Top,
     importance_weights,
 )
+from ats.sampling.curve import curve_order
 from ats.sampling.successive import leave_one_out_ratio
-from ats.sampling.systematic import inclusion_probabilities
+from ats.sampling.systematic import inclusion_probabilities, scrambled_order
 
 UNBIASED = ("replacement", "des-raj", "murthy", "systematic")
 SIZES = [(3, 1), (4, 2), (5, 3), (5, 4), (4, 4)]
@@ -193,6 +194,48 @@ def test_inclusion_probabilities_sum_to_n(spread: float, n_patches: int, seed: i
     assert (inclusion > 0).all()
     assert (inclusion <= 1).all()
     assert float((inclusion.sum(1) - n_patches).abs().max()) < 1e-9 * n_patches
+
+
+@pytest.mark.parametrize(("n_positions", "n_patches"), [(5, 3), (8, 3), (11, 4)])
+def test_every_scrambled_order_gives_exact_gradients(n_positions: int, n_patches: int) -> None:
+    logits, features, upstream = case(n_positions)
+    exact = (logits.softmax(0) @ features) @ upstream
+    wanted = torch.autograd.grad(exact, logits)[0]
+    size = 1 << (n_positions - 1).bit_length()
+    seen = set()
+    for mask in range(size):
+        noise = torch.tensor([[(mask + 0.5) / size]], dtype=torch.float64)
+        order = scrambled_order(noise, n_positions)[0]
+        assert sorted(order.tolist()) == list(range(size))
+        order = order[order < n_positions]
+        seen.add(tuple(order.tolist()))
+        # Walking through reordered positions from a fixed start is the design at that mask.
+        value = systematic_expectation(
+            Systematic, logits.softmax(0)[order], features[order], n_patches
+        )
+        got = torch.autograd.grad(value @ upstream, logits)[0]
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+    assert len(seen) > n_positions // 2
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 11), (3, 4, 6)])
+def test_curve_visits_every_position_and_keeps_boxes_together(shape: tuple[int, ...]) -> None:
+    order = curve_order(shape, torch.device("cpu"))
+    assert sorted(order.tolist()) == list(range(math.prod(shape)))
+    # The first block of 2^D positions is the first box of two in every dimension.
+    corner = torch.stack(torch.unravel_index(order[: 2 ** len(shape)], shape), -1)
+    assert int(corner.max()) == 1
+
+
+@pytest.mark.parametrize("design", ["systematic", "deterministic"])
+def test_flat_attention_is_covered_in_both_dimensions(design: str) -> None:
+    # Row by row, K / N = 18 rows would put all positions of a draw into one column.
+    attention = torch.full((50, 180, 180), 1 / 180**2)
+    generator = torch.Generator().manual_seed(0)
+    positions = ats.sample(attention, 10, design=design, generator=generator).positions
+    for axis in range(2):
+        columns = [len(set((draw[:, axis] // 45).tolist())) for draw in positions]
+        assert min(columns) >= 3
 
 
 def test_systematic_inclusion_frequencies() -> None:

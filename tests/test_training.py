@@ -159,7 +159,7 @@ def test_clear_errors(data: Path, tmp_path: Path) -> None:
         ((data, tmp_path / "file"), "cannot be written"),
         ((data, tmp_path / "b", "--batch_size", "64"), "batch_size=64 exceeds the 32 images"),
         (
-            (data, tmp_path / "c", "--n_patches", "2000"),
+            (data, tmp_path / "c", "--batch_size", "8", "--n_patches", "2000"),
             "n_patches=2000 exceeds the 1840 positions",
         ),
         ((data, tmp_path / "d", "--batch_size", "6", "--micro_batch", "4"), "must be a multiple"),

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Set up, then everything that a change must pass: style, types, documentation, tests.
+set -eu
+cd "$(dirname "$0")"
+. ./setup.sh train,docs,test
+ruff check .
+ruff format --check .
+mypy
+sphinx-build -W --keep-going -q -b html docs docs/_build/html
+pytest "$@"
