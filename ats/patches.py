@@ -36,13 +36,18 @@ def extract_patches(image: Tensor, offsets: Tensor, patch_size: Sequence[int]) -
     offsets = offsets.to(image.device)
     if image.device.type == "cpu" and not image.requires_grad and not _tracing():
         return _copy_slices(image, offsets, size)
-    return _gather(as_signed(image), offsets, size).view(image.dtype)
+    return with_bits_as(_gather(as_signed(image), offsets, size), image.dtype)
 
 
 def as_signed(pixels: Tensor) -> Tensor:
     """The same bits in a type that torch can index, where it cannot index unsigned integers."""
-    signed = _SIGNED.get(pixels.dtype)
-    return pixels if signed is None else pixels.view(signed)
+    return with_bits_as(pixels, _SIGNED.get(pixels.dtype, pixels.dtype))
+
+
+def with_bits_as(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same bits as another type of the same width."""
+    # A view, even as the same type, would cut the gradient.
+    return pixels if pixels.dtype == dtype else pixels.view(dtype)
 
 
 def check_patch_request(

@@ -16,19 +16,22 @@ def local_contrast(x_low: Tensor, window: int = 5) -> Tensor:
         window: odd extent of the window in pixels of the small view.
 
     Returns:
-        (B, \\*low), not negative, without gradient.
+        (B, \\*low), not negative; gradients flow to the small view, but not from where it is flat.
 
     Raises:
         ValueError: the window is even or not positive.
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window={window} must be odd and positive")
-    x = x_low.detach().float()
+    x = x_low.float()
     # Centred first: the mean of squares minus the squared mean cancels where pixels are bright.
     x = x - x.mean(tuple(range(2, x.dim())), keepdim=True)
     squares = _box_mean(x.square(), window)
     means = _box_mean(x, window)
-    return (squares - means.square()).clamp_min(0).mean(1).sqrt()
+    variance = (squares - means.square()).clamp_min(0).mean(1)
+    # The square root has no derivative at 0, and its limit would make every gradient infinite.
+    flat = variance <= 0
+    return variance.masked_fill(flat, 1).sqrt().masked_fill(flat, 0)
 
 
 def _box_mean(x: Tensor, window: int) -> Tensor:

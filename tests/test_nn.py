@@ -132,6 +132,16 @@ def test_prior_with_a_receptive_field_and_a_coarser_map() -> None:
     assert int(model.attend(low).argmax()) == 4 * 11 + 6
 
 
+def test_local_contrast_has_finite_gradients_where_it_is_flat() -> None:
+    x = torch.zeros(1, 1, 9, 9)
+    x[0, 0, 4, 4] = 1
+    x.requires_grad_()
+    ats.local_contrast(x, window=3).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert float(x.grad[0, 0, 4, 4]) > 0
+
+
 def test_local_contrast_against_the_plain_definition() -> None:
     x = torch.rand(2, 3, 11, 7) + 100
     contrast = ats.local_contrast(x, window=3)

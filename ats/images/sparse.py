@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ats.patches import as_signed, check_patch_request
+from ats.patches import as_signed, check_patch_request, with_bits_as
 
 
 class SparseImages:
@@ -45,14 +45,16 @@ class SparseImages:
         image, indices = flat.nonzero(as_tuple=True)
         counts = torch.bincount(image, minlength=flat.shape[0])
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(indices, flat[image, indices].view(pixels.dtype), indptr, pixels.shape[1:])
+        return cls(
+            indices, with_bits_as(flat[image, indices], pixels.dtype), indptr, pixels.shape[1:]
+        )
 
     def to_dense(self) -> Tensor:
         """All pixels, (B, C, \\*S): for looking at small images."""
         values = as_signed(self.values)
         dense = values.new_zeros(len(self), math.prod(self.shape))
         dense[self._image_of_each(), self.indices.long()] = values
-        return dense.reshape(len(self), *self.shape).view(self.values.dtype)
+        return with_bits_as(dense.reshape(len(self), *self.shape), self.values.dtype)
 
     def __len__(self) -> int:
         """Number of images B."""
@@ -96,7 +98,8 @@ class SparseImages:
         values = as_signed(self.values)
         out = values.new_zeros(first.shape[0] * extents[-1])
         out[line * extents[-1] + keys[source] - first[line]] = values[source]
-        return out.reshape(*offsets.shape[:2], self.channels, *extents).view(self.values.dtype)
+        out = out.reshape(*offsets.shape[:2], self.channels, *extents)
+        return with_bits_as(out, self.values.dtype)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "SparseImages":
         indices, values, indptr = map(function, (self.indices, self.values, self.indptr))

@@ -1,0 +1,25 @@
+"""Draw the figures of the results page anew from the tables in ``docs/results``."""
+
+from pathlib import Path
+
+from ats.plots import save_learning_curves
+from ats.training.history import read_history
+
+DOCS = Path(__file__).parent
+FIGURES = {
+    "mnist-500": ("Megapixel MNIST 500 x 500, no noise, 5,000 images", ("default", "published")),
+    "mnist-1500": ("Megapixel MNIST 1500 x 1500 with noise, 2,500 images", ("default",)),
+}
+
+
+def main() -> None:
+    """One figure for each experiment, a line for each run whose table is there."""
+    for name, (title, runs) in FIGURES.items():
+        tables = {run: read_history(DOCS / "results" / f"{name}-{run}.csv") for run in runs}
+        found = {run: rows for run, rows in tables.items() if rows}
+        if found:
+            save_learning_curves(DOCS / "figures" / f"{name}.png", found, title)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""From the command line to what it names."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from ats.prior import local_contrast
+from ats.sampling import Published, Systematic
+from ats.training.build import make_optimizer, sampling_arguments
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).parent.parent / "scripts" / "mnist.py"
+    spec = importlib.util.spec_from_file_location("mnist_script", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_defaults_are_those_of_the_issue_and_of_the_library(script: ModuleType) -> None:
+    args = script.parse(["data", "out"])
+    assert (args.optimizer, args.lr, args.momentum, args.clipnorm) == ("adam", 0.001, 0.9, 1)
+    assert (args.patch_size, args.n_patches, args.batch_size, args.epochs) == (
+        (50, 50),
+        10,
+        128,
+        500,
+    )
+    assert args.regularizer_strength == 0.0001
+    options = sampling_arguments(args)
+    assert options["design"] == Systematic(centred=True)
+    assert options["prior"] is local_contrast
+    assert script.build_model(args, 10).scale is not None
+
+
+def test_the_published_recipe(script: ModuleType) -> None:
+    args = script.parse(["data", "out", "--recipe", "published"])
+    options = sampling_arguments(args)
+    assert options["design"] == Published()
+    assert options["prior"] is None
+    assert script.build_model(args, 10).scale is None
+
+
+def test_what_is_given_beside_a_recipe_holds(script: ModuleType) -> None:
+    args = script.parse(["data", "out", "--recipe", "published", "--prior", "contrast"])
+    assert sampling_arguments(args)["prior"] is local_contrast
+    assert sampling_arguments(args)["design"] == Published()
+
+
+@pytest.mark.parametrize(("recipe", "length"), [("default", 1.0), ("published", 0.7441)])
+def test_first_step_of_adam(script: ModuleType, recipe: str, length: float) -> None:
+    args = script.parse(["data", "out", "--recipe", recipe, "--lr", "0.5"])
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = make_optimizer(args)([weight])
+    weight.grad = torch.tensor([3.0])
+    optimizer.step()
+    # Keras: lr sqrt(1 - b2^2) / (1 - b1^2) m / sqrt(v) with m = (1 - b1) g, v = (1 - b2) g^2.
+    assert float(weight.detach()) == pytest.approx(-0.5 * length, rel=1e-3)
+
+
+def test_sgd_with_momentum(script: ModuleType) -> None:
+    args = script.parse(["data", "out", "--optimizer", "sgd", "--momentum", "0.5", "--lr", "0.1"])
+    optimizer = make_optimizer(args)([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["momentum"] == 0.5
