@@ -2,7 +2,8 @@
 # Set up, make a data set from the handwritten digits that scikit-learn carries, and train on it.
 set -eu
 cd "$(dirname "$0")"
-. ./setup.sh train
+EXTRAS=train
+. ./setup.sh
 python scripts/make_mnist.py data/optdigits --digits optdigits --no_noise \
     --width 500 --height 500 --scale 0.2 --n_train 2000 --n_test 500
 python scripts/mnist.py data/optdigits runs/optdigits --patch_size 40x40 \

@@ -2,7 +2,8 @@
 # Set up, then everything that a change must pass: style, types, documentation, tests.
 set -eu
 cd "$(dirname "$0")"
-. ./setup.sh train,docs,test
+EXTRAS=train,docs,test
+. ./setup.sh
 ruff check .
 ruff format --check .
 mypy
