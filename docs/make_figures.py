@@ -7,6 +7,7 @@ from ats.training.history import read_history
 
 DOCS = Path(__file__).parent
 FIGURES = {
+    "optdigits-500": ("Embedded digits 500 x 500, no noise, 2,000 images", ("default",)),
     "mnist-500": ("Megapixel MNIST 500 x 500, no noise, 5,000 images", ("default", "published")),
     "mnist-1500": ("Megapixel MNIST 1500 x 1500 with noise, 2,500 images", ("default",)),
 }
