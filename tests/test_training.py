@@ -133,6 +133,18 @@ def test_micro_batches_change_nothing(data: Path, uninterrupted: Path, tmp_path:
     assert_same_up_to_rounding(weights(uninterrupted, 0), weights(tmp_path, 0))
 
 
+def test_learning_curves_of_designs(data: Path, tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "learning_curves.py"
+    designs = ("--designs", "murthy, centred", "published", "--seeds", "1")
+    given = [sys.executable, script, data, tmp_path, *designs, *SMALL, "--epochs", "1"]
+    done = subprocess.run(given, capture_output=True, text=True, cwd=ROOT, check=True)
+    for label in ("murthy-centred", "published"):
+        error = float(history(tmp_path / f"{label}-0")[-1]["test_error"])
+        assert f"| {label.replace('-', ', ')} |" in done.stdout
+        assert f"| {error:.3f} |" in done.stdout
+    assert (tmp_path / "designs.png").stat().st_size > 1000
+
+
 def test_a_folder_with_a_run_is_not_overwritten(data: Path, uninterrupted: Path) -> None:
     before = (uninterrupted / "history.csv").read_bytes()
     done = run("mnist.py", data, uninterrupted, *SMALL, check=False)
