@@ -67,6 +67,12 @@ def remove_leftovers(target: str | os.PathLike[str]) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def remove_leftovers_in(folder: str | os.PathLike[str]) -> None:
+    """Delete whatever killed processes left in a folder that no other process is writing to."""
+    for leftover in Path(folder).glob(".*.tmp*"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     with atomic_path(path) as temporary:

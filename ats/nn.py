@@ -89,6 +89,8 @@ class SamplePatches(nn.Module):
         super().__init__()
         if min(patch_size, default=0) < 1:
             raise ValueError(f"patch_size={tuple(patch_size)} must be positive in every dimension")
+        if n_patches < 1:
+            raise ValueError(f"n_patches={n_patches} must be at least 1")
         self.n_patches = n_patches
         self.patch_size = tuple(patch_size)
         self.receptive_field = receptive_field
@@ -224,7 +226,8 @@ class AttentionSampling(nn.Module):
     ) -> AttentionSamplingOutput:
         """Look at the small view, then at N patches.
 
-        Unsigned integers of 8 and 16 bits are scaled to [0, 1], on the small view and on patches.
+        Unsigned integers of 8 and 16 bits are scaled to [0, 1], on the small view and on patches;
+        patches then take the type of the small view.
 
         Args:
             x_low: (B, C, \\*low) small views.
@@ -241,7 +244,7 @@ class AttentionSampling(nn.Module):
         patches, weights, positions, offsets = self.sample(
             attention, x_low, x_high, generator=generator, n_patches=n_patches
         )
-        patches = unit_float(patches.to(x_low.device, non_blocking=True))
+        patches = unit_float(patches.to(x_low.device, non_blocking=True)).to(x_low.dtype)
         features = self.feature(patches.flatten(0, 1))
         features = features.unflatten(0, weights.shape)
         return AttentionSamplingOutput(

@@ -238,6 +238,12 @@ def test_entropy() -> None:
     assert one_hot.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.uint8, torch.int32])
+def test_images_of_any_type(dtype: torch.dtype) -> None:
+    model, low, high = make(2)
+    assert model(low, (high * 200).to(dtype)).features.isfinite().all()
+
+
 def test_pixels_as_unit_floats() -> None:
     assert unit_float(torch.tensor([255], dtype=torch.uint8)).item() == 1
     assert unit_float(torch.tensor([65535], dtype=torch.uint16)).item() == 1
@@ -272,6 +278,8 @@ def test_errors() -> None:
         model(low, high[..., 0])
     with pytest.raises(ValueError, match=r"patch_size=\(0, 7\) must be positive"):
         ats.SamplePatches(n_patches=3, patch_size=(0, 7))
+    with pytest.raises(ValueError, match="n_patches=0 must be at least 1"):
+        ats.SamplePatches(n_patches=0, patch_size=(5, 7))
     with pytest.raises(ValueError, match=r"smoothing=1.5 must lie in \[0, 1\]"):
         ats.SampleSoftmax(1.5)
     with pytest.raises(ValueError, match="n_patches=36 exceeds the 35 positions"):

@@ -161,6 +161,34 @@ def test_errors(offsets: Tensor, size: tuple[int, ...], message: str) -> None:
             images.patches(offsets, size)
 
 
+@pytest.mark.parametrize(
+    ("indices", "indptr", "message"),
+    [
+        ([3, 1, 2], [0, 2, 3], "indices must ascend within each image"),
+        ([1, 1, 2], [0, 2, 3], "without repeating"),
+        ([1, 3, 35], [0, 2, 3], "between 0 and 34"),
+        ([-1, 3, 4], [0, 2, 3], "between 0 and 34"),
+        ([1, 3, 2], [0, 2, 4], "indptr must ascend from 0 to the 3 non-zeros"),
+        ([1, 3, 2], [1, 2, 3], "indptr must ascend"),
+        ([1, 3, 2], [0, 4, 3], "indptr must ascend"),
+    ],
+)
+def test_non_zeros_out_of_order(indices: list[int], indptr: list[int], message: str) -> None:
+    values = torch.ones(3)
+    with pytest.raises(ValueError, match=message):
+        ats.SparseImages(torch.tensor(indices), values, torch.tensor(indptr), (1, 5, 7))
+    images = ats.SparseImages(
+        torch.tensor([1, 3, 2]), values, torch.tensor([0, 2, 3, 3]), (1, 5, 7)
+    )
+    assert images.to_dense().flatten(1).sum(1).tolist() == [2, 1, 0]
+
+
+def test_arrays_of_the_other_byte_order() -> None:
+    array = np.arange(35, dtype=">u2").reshape(1, 5, 7)
+    patches = ats.ArrayImages([array]).patches(torch.tensor([[[1, 2]]]), (2, 2))
+    assert patches.flatten().tolist() == [9, 10, 16, 17]
+
+
 def test_sources_check_what_they_are_given() -> None:
     with pytest.raises(ValueError, match="missing channel or batch dimension"):
         ats.TensorImages(torch.zeros(5, 7))

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(random.random())
+    (tmp_path / ".curves.0123abcd.tmp.png").touch()
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / f"weights_{EPOCHS - 1:03d}.safetensors").exists()
@@ -114,6 +116,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     wanted, got = weights(uninterrupted), weights(tmp_path)
     assert wanted.keys() == got.keys()
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    assert not list(tmp_path.glob(".*.tmp*"))
     assert [row["test_loss"] for row in history(tmp_path)] == [
         row["test_loss"] for row in history(uninterrupted)
     ]
@@ -155,6 +158,19 @@ def test_a_folder_with_a_run_is_not_overwritten(data: Path, uninterrupted: Path)
     assert "made with other parameters (lr: 0.001 then, 0.1 now)" in done.stderr
     assert "Traceback" not in done.stderr
     assert (uninterrupted / "history.csv").read_bytes() == before
+
+
+def test_damaged_tables_are_named(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    given = (*SMALL, "--epochs", str(EPOCHS), "--resume")
+    for name, content in (("history.csv", "epoch\n1\n"), ("parameters.json", "[]")):
+        output = tmp_path / name
+        shutil.copytree(uninterrupted, output)
+        (output / name).write_text(content)
+        done = run("mnist.py", data, output, *given, check=False)
+        assert done.returncode == 2
+        assert "damaged" in done.stderr
+        assert name in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_resuming_a_finished_run_reports_it(data: Path, uninterrupted: Path) -> None:
@@ -232,7 +248,8 @@ def test_default_micro_batch() -> None:
     assert default_micro_batch(128, 1, "cpu") == 8
     assert default_micro_batch(128, 2, "gpu") == 64
     assert default_micro_batch(14, 2, "cpu") == 7
-    assert default_micro_batch(22, 2, "cpu") == 1
+    assert default_micro_batch(22, 2, "cpu") == 11
+    assert default_micro_batch(3, 1, "cpu") == 3
 
 
 def test_generators_depend_on_seed_epoch_and_image() -> None:

@@ -52,7 +52,7 @@ class ArrayImages:
         extents = np.array(check_patch_request(offsets, size, batch=len(self.arrays), dim=dim))
         first = offsets.cpu().numpy()
         shape = (*offsets.shape[:2], self.channels, *extents)
-        out = np.zeros(shape, dtype=self.arrays[0].dtype)
+        out = np.zeros(shape, dtype=self.arrays[0].dtype.newbyteorder("="))
         for array, target, corners in zip(self.arrays, out, first, strict=True):
             for patch, corner in zip(target, corners, strict=True):
                 low = np.maximum(corner, 0)

@@ -20,7 +20,7 @@ class SparseImages:
         shape: (C, \\*S).
 
     Raises:
-        ValueError: the three tensors do not fit each other.
+        ValueError: the three tensors do not fit each other, or the indices are not sorted.
     """
 
     def __init__(
@@ -33,6 +33,9 @@ class SparseImages:
             )
         if len(shape) < 2:
             raise ValueError(f"shape={tuple(shape)} must be (channels, *spatial)")
+        if indices.device.type == "cpu":
+            # On a GPU the answer would have to be waited for, and what came there was checked here.
+            _check_order(indices, indptr, math.prod(shape))
         self.indices = indices
         self.values = values
         self.indptr = indptr
@@ -133,3 +136,21 @@ class SparseImages:
         end = torch.where(inside, row * width + (column + size[-1]).clamp(0, width), begin)
         first = row * width + column
         return tuple(key.expand(lines).reshape(-1) for key in (first, begin, end))  # type: ignore[return-value]
+
+
+def _check_order(indices: Tensor, indptr: Tensor, n_pixels: int) -> None:
+    """Unsorted or misplaced indices would give wrong pixels without any other sign."""
+    starts = indptr.tolist()
+    if not starts or starts[0] != 0 or starts[-1] != len(indices) or starts != sorted(starts):
+        raise ValueError(
+            f"indptr must ascend from 0 to the {len(indices)} non-zeros, with one number more than "
+            "images"
+        )
+    first = torch.zeros(len(indices) + 1, dtype=torch.bool)
+    first[indptr.long()] = True
+    ascending = (indices[1:] > indices[:-1]) | first[1 : len(indices)]
+    if len(indices) and not (ascending.all() and indices.min() >= 0 and indices.max() < n_pixels):
+        raise ValueError(
+            f"indices must ascend within each image, without repeating, between 0 and "
+            f"{n_pixels - 1}; sort them, with their values"
+        )

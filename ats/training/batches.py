@@ -89,7 +89,10 @@ def default_micro_batch(batch_size: int, devices: int, accelerator: str) -> int:
     share = max(batch_size // devices, 1)
     if accelerator != "cpu":
         return share
-    return next(size for size in range(min(8, share), 0, -1) if share % size == 0)
+    sizes = [size for size in range(1, share + 1) if share % size == 0]
+    small = max(size for size in sizes if size <= 8)
+    # A share without such a divisor is better taken whole than one by one.
+    return small if small >= min(4, share) else min(size for size in sizes if size > 8)
 
 
 def image_generators(seed: int, epoch: int, indices: Sequence[int]) -> list[torch.Generator]:

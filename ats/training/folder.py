@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ats.files import writable_folder
+from ats.files import remove_leftovers_in, writable_folder
 from ats.training.checkpoint import CHECKPOINT
 
 # May differ when a run goes on: they change how it runs, not what comes out.
@@ -25,6 +25,7 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
         # The first process has checked and opened the folder before it started this one.
         return output / CHECKPOINT if resume and (output / CHECKPOINT).exists() else None
     writable_folder(output)
+    remove_leftovers_in(output)
     checkpoint = output / CHECKPOINT
     if not checkpoint.exists():
         # Nothing was finished here, so that nothing is lost.
@@ -34,7 +35,7 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
             f"output {output} holds a run already; pass --resume to go on with it, or choose "
             "another folder"
         )
-    former = json.loads((output / "parameters.json").read_text())
+    former = _read_parameters(output / "parameters.json")
     differing = _differences(former, parameters)
     if differing:
         raise ValueError(
@@ -42,6 +43,19 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
             "repeat them, or choose another folder"
         )
     return checkpoint
+
+
+def _read_parameters(path: Path) -> Mapping[str, Any]:
+    try:
+        parameters = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        parameters = error
+    if not isinstance(parameters, dict):
+        raise ValueError(
+            f"{path} is missing or damaged, so that the run in it cannot be continued; choose "
+            "another folder"
+        )
+    return parameters
 
 
 def _differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

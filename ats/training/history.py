@@ -30,7 +30,13 @@ def read_history(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    try:
+        return [{name: float(row[name]) for name in COLUMNS} for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); remove it, and the run goes on without its former rows"
+        ) from error
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
