@@ -63,13 +63,18 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 def remove_leftovers(target: str | os.PathLike[str]) -> None:
     """Delete what killed processes left beside a target of :func:`atomic_path`."""
     path = Path(target)
-    for leftover in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):
-        leftover.unlink(missing_ok=True)
+    _remove_temporary(path.parent, path.stem, path.suffix)
 
 
 def remove_leftovers_in(folder: str | os.PathLike[str]) -> None:
     """Delete whatever killed processes left in a folder that no other process is writing to."""
-    for leftover in Path(folder).glob(".*.tmp*"):
+    _remove_temporary(Path(folder), "*", "*")
+
+
+def _remove_temporary(folder: Path, stem: str, suffix: str) -> None:
+    # The random part is matched in full: a folder may hold temporary files of other programs.
+    random_part = "[0-9a-f]" * 8
+    for leftover in folder.glob(f".{stem}.{random_part}.tmp{suffix}"):
         leftover.unlink(missing_ok=True)
 
 
