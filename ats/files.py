@@ -5,9 +5,14 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# The random part of a temporary name, matched in full: a folder may hold temporary files of other
+# programs.
+_RANDOM = "[0-9a-f]" * 8
 
 
 def writable_folder(folder: str | os.PathLike[str]) -> Path:
@@ -60,6 +65,32 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside the target, which becomes the target when the block ends.
+
+    What a killed process left of an earlier attempt is deleted first, so that two processes must
+    not make the same folder.
+
+    Raises:
+        OSError: the target's folder cannot be written.
+    """
+    path = Path(target)
+    writable_folder(path.parent)
+    for leftover in path.parent.glob(f".{path.name}.{_RANDOM}.tmp"):
+        shutil.rmtree(leftover)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in temporary.rglob("*"):
+            _flush_to_disk(entry)
+        temporary.replace(path)
+        _flush_to_disk(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_leftovers(target: str | os.PathLike[str]) -> None:
     """Delete what killed processes left beside a target of :func:`atomic_path`."""
     path = Path(target)
@@ -72,9 +103,7 @@ def remove_leftovers_in(folder: str | os.PathLike[str]) -> None:
 
 
 def _remove_temporary(folder: Path, stem: str, suffix: str) -> None:
-    # The random part is matched in full: a folder may hold temporary files of other programs.
-    random_part = "[0-9a-f]" * 8
-    for leftover in folder.glob(f".{stem}.{random_part}.tmp{suffix}"):
+    for leftover in folder.glob(f".{stem}.{_RANDOM}.tmp{suffix}"):
         leftover.unlink(missing_ok=True)
 
 

@@ -76,11 +76,7 @@ def save_overview(
         axes.set_axis_off()
     shown = np.sqrt(attention / attention.max())
     heat.imshow(shown, cmap="inferno", alpha=0.75, extent=(0, width, height, 0))
-    for number, (top, edge, tall, wide) in enumerate(boxes):
-        corner = (edge * width, top * height)
-        box = Rectangle(corner, wide * width, tall * height, fill=False, ec="lime", lw=1.2)
-        plain.add_patch(box)
-        plain.text(*corner, str(number), color="lime", fontsize=7, va="bottom", clip_on=True)
+    _draw_boxes(plain, boxes, height, width)
     grid = np.atleast_1d(right.subplots(rows, columns)).ravel()
     for number, axes in enumerate(grid):
         axes.set_axis_off()
@@ -90,6 +86,57 @@ def save_overview(
     left.suptitle("Image and sampled patches", fontsize=10)
     middle.suptitle("Attention", fontsize=10)
     right.suptitle(title or "What was seen", fontsize=10)
+    save_figure(path, figure)
+
+
+def _draw_boxes(axes: Any, boxes: Array, height: int, width: int) -> None:
+    """Numbered outlines of patches, given as shares of an image's extents."""
+    for number, (top, edge, tall, wide) in enumerate(boxes):
+        corner = (edge * width, top * height)
+        box = Rectangle(corner, wide * width, tall * height, fill=False, ec="lime", lw=1.2)
+        axes.add_patch(box)
+        axes.text(*corner, str(number), color="lime", fontsize=7, va="bottom", clip_on=True)
+
+
+def save_boxes(
+    path: Path, images: Sequence[Array], boxes: Sequence[Array], titles: Sequence[str]
+) -> None:
+    """Several images side by side with the patches that were sampled.
+
+    Args:
+        path: PNG to write.
+        images: each (H, W) or (H, W, 3) in [0, 1].
+        boxes: for each image (N, 4), as in :func:`save_overview`.
+        titles: one for each image.
+    """
+    columns = min(len(images), 4)
+    rows = -(-len(images) // columns)
+    height, width = images[0].shape[:2]
+    figure = Figure(figsize=(4 * columns, 4 * rows * height / width + 0.5), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, patches, title in zip(grid, images, boxes, titles, strict=False):
+        tall, wide = image.shape[:2]
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, wide, tall, 0))
+        axes.set_title(title, fontsize=9)
+        _draw_boxes(axes, patches, tall, wide)
+    save_figure(path, figure)
+
+
+def save_confusion(path: Path, counts: Array, classes: Sequence[str]) -> None:
+    """A confusion matrix (n, n) of counts, true classes down and predicted ones across."""
+    figure = Figure(figsize=(1.5 + 0.6 * len(classes),) * 2, layout="constrained")
+    axes: Any = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(int(count)), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("Predicted")
+    axes.set_ylabel("True")
     save_figure(path, figure)
 
 

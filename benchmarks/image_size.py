@@ -49,6 +49,12 @@ MEMORY_LIMIT = 2e9
 TOLERANCE = 0.10
 
 
+def non_zeros(batch: Batch) -> SparseImages:
+    """The images of a batch that :func:`make_batches` made."""
+    assert isinstance(batch.x_high, SparseImages)
+    return batch.x_high
+
+
 class Step(NamedTuple):
     """What one training step took."""
 
@@ -155,7 +161,7 @@ class Training:
     @property
     def n_nonzeros(self) -> int:
         """Non-zeros of all images."""
-        return sum(len(batch.x_high.values) for batch in self.batches)
+        return sum(len(non_zeros(batch).values) for batch in self.batches)
 
     def step(self) -> Step:
         """One step on the whole batch."""
@@ -179,7 +185,7 @@ class Training:
 
     def _moved(self, batch: Batch) -> Batch:
         x_low, target = batch.x_low.to(self.device), batch.target.to(self.device)
-        return Batch(x_low, batch.x_high.to(self.device), target, batch.index)
+        return Batch(x_low, non_zeros(batch).to(self.device), target, batch.index)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -63,9 +63,9 @@ def time_dense(folder: str, mnist: str | None, first: int, count: int) -> float:
             stamps, corners[i], parameters, ours.low_shape
         )
         seconds += time.perf_counter() - start
-        batch = ours[i]
-        np.testing.assert_array_equal(batch.x_high.indices, high_indices)
-        np.testing.assert_array_equal(batch.x_high.values, high_values)
+        batch, high = ours[i], ours.images([i])
+        np.testing.assert_array_equal(high.indices, high_indices)
+        np.testing.assert_array_equal(high.values, high_values)
         view = batch.x_low.flatten()
         np.testing.assert_array_equal(view.nonzero()[:, 0], low_indices)
         np.testing.assert_array_equal(view[low_indices], low_values / np.float32(255))

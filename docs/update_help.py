@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-SCRIPTS = ("make_mnist.py", "mnist.py")
+SCRIPTS = ("make_mnist.py", "mnist.py", "speed_limits.py")
 
 
 def help_text(script: str) -> str:

@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = build_model(args, data.n_classes, data.channels)
         image = test[0]
         small = max(test.high_shape) <= LARGEST_DRAWN
-        pixels = image.x_high.to_dense()[0] if small else image.x_low[0]
+        pixels = test.pixels(0) if small else image.x_low[0]
         classes = [str(digit) for digit in range(data.n_classes)]
         return fit(model, data, test, args, data.parameters, classes, picture=(image, pixels))
 

@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     "images": ({"patches"}, None),
     "nn": ({"sampling", "geometry", "images", "prior"}, TORCH),
     "networks": ({"nn"}, TORCH),
+    "transforms": ({"nn", "images"}, TORCH),
     "plots": ({"files"}, None),
     "datasets": ({"images", "files"}, None),
     "training": (None, None),

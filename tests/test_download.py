@@ -1,13 +1,11 @@
 """Downloads from a server on this machine that breaks off, ignores ranges, or sends other files."""
 
 import hashlib
-import http.server
-import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loopback import Server, serving
 
 from ats.datasets.download import download
 
@@ -16,56 +14,14 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT at /file and notes which ranges were asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.breaks_after: int | None = None  # bytes of the next answer before it breaks off
-        self.asked: list[tuple[str, str | None]] = []
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.asked.append((self.path, wanted))
-        if self.path == "/missing":
-            self.send_error(404)
-            return
-        content = b"another file" * 1000 if self.path == "/other" else CONTENT
-        start = 0
-        if wanted and self.path != "/no-ranges":
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-            if start >= len(content):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            shown = start + 1 if self.path == "/wrong-range" else start
-            self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        stop, self.server.breaks_after = self.server.breaks_after, None
-        self.wfile.write(content[start:][:stop])
-
-    def log_message(self, *_: object) -> None:
-        pass
+OTHER = b"another file" * 1000
+FILES = {"/file": CONTENT, "/no-ranges": CONTENT, "/wrong-range": CONTENT, "/other": OTHER}
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(FILES) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("digest", [MD5, SHA256])
@@ -126,7 +82,7 @@ def test_a_range_that_was_not_asked_for_is_refused(server: Server, tmp_path: Pat
 def test_a_wrong_digest_says_what_was_expected_and_what_came(
     server: Server, tmp_path: Path
 ) -> None:
-    other = hashlib.md5(b"another file" * 1000).hexdigest()
+    other = hashlib.md5(OTHER).hexdigest()
     with pytest.raises(ValueError, match=f"no mirror of f has .*expected md5 {MD5}, got {other}"):
         download([server.url("/other")], tmp_path / "f", MD5, progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -156,3 +112,18 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match=r"cannot be written .*choose another folder"):
         download(["http://127.0.0.1:9/"], tmp_path / "file" / "f", MD5, progress=False)
+
+
+def test_without_a_digest_the_length_counts(server: Server, tmp_path: Path) -> None:
+    server.breaks_after = 1000
+    with pytest.raises(OSError, match="closed after 1000 of 251000 bytes"):
+        download([server.url("/file")], tmp_path / "f", None, progress=False)
+    download([server.url("/file")], tmp_path / "f", None, progress=False)
+    assert server.asked[-1] == ("/file", "bytes=1000-")
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
+def test_without_a_digest_more_than_the_file_is_begun_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "f.part").write_bytes(CONTENT + b"more than there is")
+    download([server.url("/file")], tmp_path / "f", None, progress=False)
+    assert (tmp_path / "f").read_bytes() == CONTENT

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from ats.datasets import mnist
-from ats.datasets.download import check_digest
+from ats.datasets.download import cache_folder, check_digest
 from ats.datasets.mnist import Digits, read_idx, read_mnist
 from ats.datasets.optdigits import read_optdigits
 
@@ -154,7 +154,7 @@ def test_without_a_network(tmp_path: Path, monkeypatch) -> None:
 def test_the_cache_is_where_the_user_keeps_caches(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert mnist.cache_folder() == tmp_path / ".cache" / "ats" / "mnist"
+    assert cache_folder("mnist") == tmp_path / ".cache" / "ats" / "mnist"
 
 
 def test_the_embedded_digits_look_like_mnist() -> None:
@@ -181,7 +181,7 @@ def test_the_official_files() -> None:
         pytest.skip("ATS_SHARED, the folder with the real MNIST, is not set")
     folder = Path(shared) / "data" / "mnist"
     for name, digest in mnist._OFFICIAL_MD5.items():
-        check_digest(folder / name, digest, "md5", remedy="")
+        check_digest(folder / name, digest, remedy="")
     train, test = read_mnist(folder)
     assert (len(train.labels), len(test.labels)) == (60000, 10000)
     assert train.labels[:5].tolist() == [5, 0, 4, 1, 9]

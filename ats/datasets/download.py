@@ -1,6 +1,7 @@
 """Download a file from mirrors: resumed, checked against a digest, complete or not there."""
 
 import http.client
+import os
 import re
 import urllib.error
 import urllib.request
@@ -22,7 +23,7 @@ class _WrongDigestError(Exception):
 def download(
     urls: Sequence[str],
     destination: str | Path,
-    digest: str,
+    digest: str | None,
     *,
     progress: bool = True,
 ) -> Path:
@@ -34,7 +35,8 @@ def download(
     Args:
         urls: addresses of the same file, tried in turn.
         destination: path of the file.
-        digest: hexadecimal MD5 (32 digits) or SHA-256 (64 digits) of the file.
+        digest: hexadecimal MD5 (32 digits) or SHA-256 (64 digits) of the file. None where nobody
+            published one: then the length that the server names is checked alone.
         progress: show a bar with the remaining time, on a terminal.
 
     Raises:
@@ -42,18 +44,17 @@ def download(
         OSError: no mirror could be reached, or the folder cannot be written.
     """
     destination = Path(destination)
-    algorithm = {32: "md5", 64: "sha256"}.get(len(digest))
-    if algorithm is None:
-        raise ValueError(f"digest={digest!r} is neither an MD5 (32 digits) nor a SHA-256 (64)")
+    if digest is not None:
+        _algorithm(digest)
     if destination.exists():
-        check_digest(destination, digest, algorithm, remedy="delete it to download it again")
+        check_digest(destination, digest, remedy="delete it to download it again")
         return destination
     writable_folder(destination.parent)
     part = destination.with_name(destination.name + ".part")
     failures: list[Exception] = []
     for url in urls:
         try:
-            _fetch_checked(url, part, digest, algorithm, progress=progress)
+            _fetch_checked(url, part, digest, progress=progress)
         # HTTPException: a server that breaks the protocol is as useless as one that is away.
         except (OSError, http.client.HTTPException, _WrongDigestError) as failure:
             failures.append(failure)
@@ -69,8 +70,17 @@ def download(
     )
 
 
-def check_digest(path: Path, digest: str, algorithm: str, *, remedy: str) -> None:
-    """Raise a ValueError that ends in the remedy unless the file has this digest."""
+def cache_folder(name: str) -> Path:
+    """Where files are kept for later runs: ``$XDG_CACHE_HOME/ats/NAME``, or below ``~/.cache``."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "ats" / name
+
+
+def check_digest(path: Path, digest: str | None, *, remedy: str) -> None:
+    """Raise a ValueError that ends in the remedy unless the file has this digest, if any."""
+    if digest is None:
+        return
+    algorithm = _algorithm(digest)
     found = file_digest(path, algorithm)
     if found != digest:
         raise ValueError(
@@ -78,17 +88,27 @@ def check_digest(path: Path, digest: str, algorithm: str, *, remedy: str) -> Non
         )
 
 
-def _fetch_checked(url: str, part: Path, digest: str, algorithm: str, *, progress: bool) -> None:
+def _algorithm(digest: str) -> str:
+    algorithm = {32: "md5", 64: "sha256"}.get(len(digest))
+    if algorithm is None:
+        raise ValueError(f"digest={digest!r} is neither an MD5 (32 digits) nor a SHA-256 (64)")
+    return algorithm
+
+
+def _fetch_checked(url: str, part: Path, digest: str | None, *, progress: bool) -> None:
     """Bring the part file to the whole file with this digest."""
     resumed = part.exists() and part.stat().st_size > 0
     _fetch(url, part, progress=progress)
+    if digest is None:
+        return
+    algorithm = _algorithm(digest)
     found = file_digest(part, algorithm)
     if found == digest:
         return
     part.unlink()
     if resumed:
         # The beginning may come from another file of this name: once more, from nothing.
-        _fetch_checked(url, part, digest, algorithm, progress=progress)
+        _fetch_checked(url, part, digest, progress=progress)
         return
     raise _WrongDigestError(f"wrong digest, expected {algorithm} {digest}, got {found}")
 
@@ -102,7 +122,12 @@ def _fetch(url: str, part: Path, *, progress: bool) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if present and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is missing; the digest decides whether that is the file
+            if error.headers.get("Content-Range", f"/{present}").endswith(f"/{present}"):
+                return  # nothing is missing; the digest decides whether that is the file
+            # Longer than the file, so that it is no beginning of it.
+            part.unlink()
+            _fetch(url, part, progress=progress)
+            return
         raise
     with response:
         start = _start_of(response, present)

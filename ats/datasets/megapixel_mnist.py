@@ -92,26 +92,36 @@ class MegapixelMNIST(Dataset[Batch]):
         outside = [index for index in indices if not 0 <= index < len(self)]
         if outside:
             raise IndexError(f"index {outside[0]} is outside the {len(self)} images")
-        if self._split is None:
-            self._split = open_split(self._path)[1]
-        high = self._split.high.take(indices)
         return Batch(
             x_low=self._small_views(indices),
-            x_high=SparseImages(
-                high.indices, high.values, high.indptr, (self.channels, *self.high_shape)
-            ),
-            target=self._split.labels[indices],
+            x_high=self.images(indices),
+            target=self._open().labels[indices],
             index=torch.tensor(indices),
         )
+
+    def pixels(self, index: int) -> Tensor:
+        """All pixels of one image, (1, H, W) uint8: for looking at images that are not large."""
+        return self.images([index]).to_dense()[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """State for a worker process, which maps the file itself."""
         return {**self.__dict__, "_split": None}
 
+    def _open(self) -> Split:
+        """The file of this split, mapped on first use."""
+        if self._split is None:
+            self._split = open_split(self._path)[1]
+        return self._split
+
+    def images(self, indices: list[int]) -> SparseImages:
+        """Some images in full resolution."""
+        high = self._open().high.take(indices)
+        shape = (self.channels, *self.high_shape)
+        return SparseImages(high.indices, high.values, high.indptr, shape)
+
     def _small_views(self, indices: list[int]) -> Tensor:
         """Small views (B, 1, h, w) float32 in [0, 1]."""
-        assert self._split is not None
-        low = self._split.low.take(indices)
+        low = self._open().low.take(indices)
         pixels = torch.zeros(len(indices), self.channels, *self.low_shape)
         image = torch.repeat_interleave(low.indptr.diff())
         pixels.flatten(1)[image, low.indices.long()] = low.values / 255

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ats.datasets.download import download
+from ats.datasets.download import cache_folder, download
 
 N_CLASSES = 10
 SIZE = 28  # pixels along each side of a digit
@@ -69,7 +69,7 @@ def read_mnist(
     """
     if folder is not None:
         return _read_folder(Path(folder))
-    cache = cache_folder()
+    cache = cache_folder("mnist")
     for name, md5 in _OFFICIAL_MD5.items():
         try:
             download([m + name for m in _MIRRORS], cache / name, md5, progress=progress)
@@ -79,12 +79,6 @@ def read_mnist(
                 "(--mnist DIR), or use --digits optdigits"
             ) from error
     return _read_folder(cache)
-
-
-def cache_folder() -> Path:
-    """Where downloaded files are kept: ``$XDG_CACHE_HOME/ats/mnist``, or below ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "ats" / "mnist"
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:

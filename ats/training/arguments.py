@@ -65,8 +65,9 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         "--micro_batch",
         type=micro_batch,
         default="auto",
-        help="images that a device holds at a time, which changes memory and not the result; auto "
-        "is at most 8 on a CPU and a device's whole share elsewhere",
+        help="images that a device holds at a time, which changes memory and not the result, but "
+        "for the statistics of batch norm; auto is at most 8 on a CPU and a device's whole share "
+        "elsewhere",
     )
     add("--workers", type=int, default=0, help="processes that read data, 0 for none besides")
     add("--resume", action="store_true", help="go on with the run in the output folder")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import Sampler
 
 
@@ -93,6 +94,11 @@ def default_micro_batch(batch_size: int, devices: int, accelerator: str) -> int:
     small = max(size for size in sizes if size <= 8)
     # A share without such a divisor is better taken whole than one by one.
     return small if small >= min(4, share) else min(size for size in sizes if size > 8)
+
+
+def normalises_batches(network: nn.Module) -> bool:
+    """Whether the network uses statistics of a batch, so that micro-batches change its result."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
 
 
 def image_generators(seed: int, epoch: int, indices: Sequence[int]) -> list[torch.Generator]:

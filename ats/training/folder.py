@@ -10,7 +10,16 @@ from ats.files import remove_leftovers_in, writable_folder
 from ats.training.checkpoint import CHECKPOINT
 
 # May differ when a run goes on: they change how it runs, not what comes out.
-FREE = {"epochs", "workers", "devices", "micro_batch", "accelerator", "dataset"}
+FREE = {
+    "epochs",
+    "workers",
+    "devices",
+    "micro_batch",
+    "accelerator",
+    "dataset",
+    "cache",
+    "cache_gib",
+}
 
 
 def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Path | None:

@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -32,7 +33,9 @@ def read_history(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        return [{name: float(row[name]) for name in COLUMNS} for row in rows]
+        return [
+            {name: float(row[name]) for name in dict.fromkeys((*COLUMNS, *row))} for row in rows
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}); remove it, and the run goes on without its former rows"
@@ -42,7 +45,7 @@ def read_history(path: Path) -> list[Row]:
 def write_history(path: Path, rows: list[Row]) -> None:
     """Write the whole table, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(dict.fromkeys([*COLUMNS, *(rows[0] if rows else ())])))
         writer.writeheader()
         for row in rows:
             writer.writerow({**row, "epoch": int(row["epoch"])})
@@ -52,10 +55,16 @@ class History(lightning.Callback):
     """Writes ``history.csv`` and ``curves.png``, and prints a line with the time that is left.
 
     ``seconds`` and ``images_per_second`` are those of training, without the test.
+
+    Args:
+        output: folder to write to.
+        images_per_epoch: that are trained on.
+        measures: names of further metrics, each a column.
     """
 
-    def __init__(self, output: Path, images_per_epoch: int) -> None:
+    def __init__(self, output: Path, images_per_epoch: int, measures: Sequence[str] = ()) -> None:
         self.output = output
+        self.columns = (*COLUMNS, *measures)
         self.images_per_epoch = images_per_epoch
         self.rows: list[Row] = []
         self._started = 0.0
@@ -85,7 +94,7 @@ class History(lightning.Callback):
     ) -> None:
         """Add the row of this epoch."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row = {name: metrics[name] for name in COLUMNS if name in metrics}
+        row = {name: metrics[name] for name in self.columns if name in metrics}
         row["epoch"] = trainer.current_epoch
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = round(self._seconds, 3)
@@ -97,11 +106,13 @@ class History(lightning.Callback):
             self._print(row, trainer.max_epochs or 0)
 
     def _print(self, row: Row, epochs: int) -> None:
+        measures = "".join(f"{name}: {row[name]:.3f}, " for name in self.columns[len(COLUMNS) :])
         left = (epochs - int(row["epoch"]) - 1) * (time.perf_counter() - self._started)
         print(
             f"Epoch {int(row['epoch']) + 1}/{epochs}: loss {row['train_loss']:.4f}, "
             f"test loss {row['test_loss']:.4f}, test error {row['test_error']:.4f}, "
-            f"entropy {row['train_entropy']:.2f}, {row['images_per_second']:.1f} images/s, "
+            f"entropy {row['train_entropy']:.2f}, {measures}"
+            f"{row['images_per_second']:.1f} images/s, "
             f"{left / 60:.0f} min left",
             flush=True,
         )

@@ -30,7 +30,7 @@ class Pictures(lightning.Callback):
     def __init__(self, output: Path, batch: Batch, image: Tensor, classes: list[str]) -> None:
         self.output = output
         self.batch = batch
-        self.image = _for_drawing(image)
+        self.image = for_drawing(image)
         self.classes = classes
 
     def on_train_start(
@@ -55,28 +55,44 @@ class Pictures(lightning.Callback):
         self._save(trainer.current_epoch, int(logits.argmax()), seen)
 
     def _save(self, epoch: int, predicted: int, seen: AttentionSamplingOutput) -> None:
-        attention = seen.attention[0].float().cpu().numpy()
-        save_heat_map(self.output / f"attention_{epoch:03d}.png", attention)
-        with atomic_path(self.output / f"attention_{epoch:03d}.npy") as temporary:
-            np.save(temporary, attention)
-        patches = [_for_drawing(patch) for patch in seen.patches[0].float().cpu()]
-        for number, patch in enumerate(patches):
-            save_image(self.output / f"patches_{epoch:03d}_{number:02d}.png", patch)
-        high = self.batch.x_high.shapes[0]
-        size = torch.tensor(seen.patches.shape[-2:]).expand(len(patches), 2)
-        boxes = torch.cat([seen.offsets[0].cpu() / high, size / high], 1)
+        attention = save_attention(self.output, epoch, seen.attention[0])
+        patches = save_patches(self.output, epoch, seen.patches[0])
         truth = self.classes[int(self.batch.target[0])]
         save_overview(
             self.output / f"overview_{epoch:03d}.png",
             image=self.image,
             attention=attention,
             patches=np.stack(patches),
-            boxes=boxes.numpy(),
+            boxes=patch_boxes(seen, 0, self.batch.x_high.shapes[0]),
             title=f"Epoch {epoch + 1}: predicted {self.classes[predicted]}, true {truth}",
         )
 
 
-def _for_drawing(pixels: Tensor) -> Array:
+def save_attention(folder: Path, epoch: int, attention: Tensor) -> Array:
+    """Write ``attention_EEE.png`` and ``.npy`` of a map (h, w), and return it."""
+    values: Array = attention.float().cpu().numpy()
+    save_heat_map(folder / f"attention_{epoch:03d}.png", values)
+    with atomic_path(folder / f"attention_{epoch:03d}.npy") as temporary:
+        np.save(temporary, values)
+    return values
+
+
+def save_patches(folder: Path, epoch: int, patches: Tensor) -> list[Array]:
+    """Write ``patches_EEE_NN.png`` of patches (N, C, h, w), and return them as they are drawn."""
+    drawn = [for_drawing(patch) for patch in patches.float().cpu()]
+    for number, patch in enumerate(drawn):
+        save_image(folder / f"patches_{epoch:03d}_{number:02d}.png", patch)
+    return drawn
+
+
+def patch_boxes(seen: AttentionSamplingOutput, place: int, shape: Tensor) -> Array:
+    """Patches of one image of a batch as shares of its extents: (N, 4) top, left, height, width."""
+    size = torch.tensor(seen.patches.shape[-2:]).expand(seen.patches.shape[1], 2)
+    boxes: Array = torch.cat([seen.offsets[place].cpu() / shape, size / shape], 1).numpy()
+    return boxes
+
+
+def for_drawing(pixels: Tensor) -> Array:
     """(H, W) or (H, W, 3) in [0, 1] of pixels (C, H, W)."""
     array: Array = unit_float(pixels).numpy()
     return array[0] if array.shape[0] == 1 else array[:3].transpose(1, 2, 0)

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import ats
 from ats.datasets.batch import Batch, collate
-from ats.files import write_json
+from ats.files import atomic_path, write_json
 from ats.nn import Classifier
-from ats.training.batches import EpochBatches, default_micro_batch
+from ats.training.batches import EpochBatches, default_micro_batch, normalises_batches
 from ats.training.build import make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.folder import open_run
@@ -55,7 +55,8 @@ def fit(
     classes: list[str],
     *,
     picture: tuple[Batch, Tensor],
-    class_weights: Tensor | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+    **objective: Any,
 ) -> dict[str, float]:
     """Train as the arguments say, write everything to ``args.output``, and return the last row.
 
@@ -67,13 +68,22 @@ def fit(
         data_parameters: what the data set was made with.
         classes: names of the classes.
         picture: a test image as a batch of one, and its pixels (C, H, W) to draw on.
-        class_weights: weights of the cross-entropy.
+        callbacks: what an experiment measures and writes besides; those with ``measures``, names
+            of the metrics that they log, get columns in the table.
+        objective: further arguments of :class:`ats.training.module.Classification`.
 
     Raises:
         ValueError: the output folder holds another run, or cannot be written.
     """
     output = Path(args.output)
+    accelerator = args.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    micro = args.micro_batch or default_micro_batch(args.batch_size, args.devices, accelerator)
     parameters = run_parameters(args, data_parameters)
+    if normalises_batches(model):
+        # Statistics of batch norm are those of so many images, and may not change within a run.
+        parameters["data"]["images_normalised_together"] = micro
     checkpoint = open_run(output, parameters, resume=args.resume)
     _quieten()
     module = Classification(
@@ -81,14 +91,11 @@ def fit(
         optimizer=make_optimizer(args),
         regularizer_strength=args.regularizer_strength,
         seed=args.seed,
-        class_weights=class_weights,
+        **objective,
     )
-    accelerator = args.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    micro = args.micro_batch or default_micro_batch(args.batch_size, args.devices, accelerator)
     loaders = _loaders(train, test, args, micro, accelerator)
-    history = History(output, len(train) - len(train) % args.batch_size)
+    measures = [name for callback in callbacks for name in getattr(callback, "measures", ())]
+    history = History(output, len(train) - len(train) % args.batch_size, measures)
     pictures = Pictures(output, *picture, classes=classes)
     # Convolutions of small patches run a fifth faster with their channels last.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -107,11 +114,16 @@ def fit(
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=bool(bar),
-        callbacks=[*bar, history, pictures, SaveEpoch(output)],
+        # The table needs what the others log, the checkpoint that all of them are done.
+        callbacks=[*bar, *callbacks, history, pictures, SaveEpoch(output)],
+        sync_batchnorm=args.devices > 1 and accelerator == "gpu",
         plugins=[AtomicCheckpointIO()],
     )
     if trainer.is_global_zero:
-        print(ModelSummary(module, max_depth=-1), flush=True)
+        summary = str(ModelSummary(module, max_depth=-1))
+        print(summary, flush=True)
+        with atomic_path(output / "model.txt") as temporary:
+            temporary.write_text(summary + "\n", encoding="utf-8")
         write_json(output / "parameters.json", parameters)
     try:
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
@@ -125,7 +137,9 @@ def fit(
 def run_parameters(args: argparse.Namespace, data_parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Everything needed to repeat a run."""
     given = {name: value for name, value in vars(args).items() if name not in ("output", "resume")}
-    given["dataset"] = str(given["dataset"])
+    given = {
+        name: str(value) if isinstance(value, Path) else value for name, value in given.items()
+    }
     return {
         "script": Path(sys.argv[0]).name,
         "arguments": given,

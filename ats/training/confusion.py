@@ -1,0 +1,61 @@
+"""Which classes are taken for which."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from ats.datasets.batch import Batch
+from ats.files import atomic_path
+from ats.plots import save_confusion
+
+
+class Confusion(lightning.Callback):
+    """After every epoch ``confusion.csv`` and ``confusion.png``: counts of the test set.
+
+    A row for each true class, a column for each predicted one.
+
+    Args:
+        output: folder to write to.
+        classes: names of the classes.
+    """
+
+    def __init__(self, output: Path, classes: list[str]) -> None:
+        self.output = output
+        self.classes = classes
+        self.counts = MulticlassConfusionMatrix(len(classes))
+
+    def on_validation_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Forget the former epoch."""
+        self.counts.to(pl_module.device)
+        self.counts.reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch."""
+        self.counts.update(outputs["logits"], batch.target)
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write both files."""
+        counts = self.counts.compute().cpu().numpy()
+        if not trainer.is_global_zero:
+            return
+        path = self.output / "confusion.csv"
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["true", *self.classes])
+            writer.writerows([name, *row] for name, row in zip(self.classes, counts, strict=True))
+        save_confusion(self.output / "confusion.png", counts, self.classes)

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Train attention sampling on street scenes, to read the speed limit."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ats.training.arguments import (
+    add_training_arguments,
+    parse_with_recipe,
+    patch_extents,
+    positive_float,
+    positive_int,
+)
+
+if TYPE_CHECKING:
+    from ats import Classifier
+    from ats.datasets.joined import LabelledBatches
+    from ats.datasets.scenes import Scenes, SceneSource
+
+# Test images of which pictures are kept.
+EXAMPLES = 8
+# Signs of composites stand in this part of the height, from the top.
+ROWS = (0.15, 0.75)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("dataset", type=Path, help="folder of the data set; sts and synthetic are put there")
+    add("output", help="folder for the results")
+    add(
+        "--source",
+        choices=("sts", "gtsdb", "synthetic"),
+        default="sts",
+        help="Swedish Traffic Signs, which are downloaded; German Traffic Sign Detection "
+        "Benchmark; or drawn scenes, which are made",
+    )
+    add(
+        "--limits",
+        type=speed_limits,
+        default=None,
+        help="speed limits to tell apart, such as 50,70,80; by default those of the source",
+    )
+    add("--scale", type=positive_float, default=0.3, help="scale of the small view")
+    add("--patch_size", type=patch_extents, default="100x100", help="HEIGHTxWIDTH of a patch")
+    add("--n_patches", type=positive_int, default=5, help="patches of an image")
+    add("--batch_size", type=positive_int, default=32, help="images of a batch")
+    add(
+        "--decrease_lr_at",
+        type=positive_int,
+        default=250,
+        help="epochs after which the learning rate is a tenth",
+    )
+    add(
+        "--train_on",
+        choices=("scenes", "composites", "both"),
+        default="scenes",
+        help="real scenes; drawn signs pasted onto training scenes without a limit; or both",
+    )
+    add("--composites", type=positive_int, default=2000, help="composites of an epoch")
+    add("--start", type=Path, default=None, help="weights_EEE.safetensors of a run to start from")
+    add("--cache", type=Path, default=None, help="folder for decoded images, or the user's cache")
+    add("--cache_gib", type=positive_float, default=16, help="bound on the decoded images, GiB")
+    add_training_arguments(parser)
+    return parse_with_recipe(parser, arguments)
+
+
+def speed_limits(text: str) -> list[str]:
+    """``50,70`` as a list."""
+    limits = [part.strip() for part in text.split(",")]
+    if not all(limit.isdigit() for limit in limits) or len(set(limits)) < len(limits):
+        raise argparse.ArgumentTypeError(f"{text!r} must be different limits, such as 50,70,80")
+    return limits
+
+
+def build_model(args: argparse.Namespace, n_classes: int) -> Classifier:
+    """The network of the 2019 experiment."""
+    from ats import AttentionSampling
+    from ats.networks import residual_features, speed_limits_attention
+    from ats.nn import Classifier, glorot_uniform_
+    from ats.training.build import sampling_arguments
+
+    sampling = AttentionSampling(
+        speed_limits_attention(),
+        residual_features(),
+        receptive_field=9,
+        smoothing=1e-4,
+        **sampling_arguments(args),
+    )
+    model = Classifier(sampling, 32, n_classes, scale=args.feature_scale or None)
+    glorot_uniform_(model)
+    return model
+
+
+def training_set(
+    args: argparse.Namespace, source: SceneSource, read: partial[Scenes]
+) -> LabelledBatches:
+    """Real scenes, composites, or both."""
+    from ats.datasets.composites import Composites
+    from ats.datasets.drawn_signs import draw_limit
+    from ats.datasets.joined import Joined
+    from ats.datasets.scenes import EMPTY
+    from ats.datasets.sources import GROUNDS
+
+    parts: list[LabelledBatches] = []
+    if args.train_on != "composites":
+        parts.append(read(source.scenes(train=True), source.classes))
+    if args.train_on != "scenes":
+        backgrounds = read(source.backgrounds(), [EMPTY, "OTHER"])
+        draw = partial(draw_limit, ground=GROUNDS[args.source])
+        parts.append(
+            Composites(
+                backgrounds, source.classes, args.composites, draw=draw, rows=ROWS, seed=args.seed
+            )
+        )
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and report."""
+    args = parse(arguments)
+    import torch
+
+    from ats.datasets.scenes import Scenes, balanced_weights
+    from ats.datasets.sources import SOURCES
+    from ats.training.report import print_parameters, run_script
+
+    def train() -> dict[str, float]:
+        from ats.training.classes import ClassTable, scene_parameters
+        from ats.training.confusion import Confusion
+        from ats.training.examples import Examples, strided
+        from ats.training.pointing import Pointing
+        from ats.training.run import fit
+        from ats.training.start import start_from
+        from ats.transforms import RandomChange
+
+        source = SOURCES[args.source](args.dataset, args.limits)
+        max_bytes = int(args.cache_gib * 2**30)
+        read = partial(Scenes, scale=args.scale, cache=args.cache, max_bytes=max_bytes)
+        data = training_set(args, source, read)
+        test = read(source.scenes(train=False), source.classes)
+        classes = source.classes
+        parameters = scene_parameters(data.targets, test)
+        print_parameters(parameters)
+        torch.manual_seed(args.seed)
+        model = build_model(args, len(classes))
+        if args.start is not None:
+            start_from(model, args.start)
+        output = Path(args.output)
+        chosen = strided(len(test), EXAMPLES)
+        names = [test.scenes[index].path.name for index in chosen]
+        shown = next((n for n, scene in enumerate(test.scenes) if scene.boxes), 0)
+        return fit(
+            model,
+            data,
+            test,
+            args,
+            parameters,
+            classes,
+            picture=(test[shown], test.pixels(shown)),
+            callbacks=[
+                ClassTable(output, data.targets, test.targets, classes),
+                Confusion(output, classes),
+                Pointing([scene.boxes for scene in test.scenes]),
+                Examples(output, test, chosen, names, classes),
+            ],
+            class_weights=balanced_weights(data.targets, len(classes)),
+            attention_decay=1e-5,
+            learning_rate_factor=lambda epoch: 0.1 if epoch >= args.decrease_lr_at else 1.0,
+            augment=RandomChange(),
+        )
+
+    run_script(train)
+
+
+if __name__ == "__main__":
+    main()

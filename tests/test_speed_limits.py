@@ -1,0 +1,325 @@
+"""The speed-limits script as a user runs it, and what it measures."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ats import AttentionSampling, Classifier
+from ats.datasets.batch import Batch
+from ats.datasets.street_scenes import make_street_scenes
+from ats.images import TensorImages
+from ats.training.build import sampling_arguments
+from ats.training.examples import strided
+from ats.training.module import Classification
+from ats.training.pointing import box_centres, covers, offsets_of_positions
+from ats.training.start import start_from
+from ats.transforms import RandomChange
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "speed_limits.py"
+SMALL = ("--source", "synthetic", "--patch_size", "60x50", "--n_patches", "2", "--batch_size", "4")
+
+
+def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("speed_limits_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    return make_street_scenes(folder, n_train=8, n_test=4, progress=False)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run")
+    options = ("--cache", data / "cache", "--epochs", "3", "--decrease_lr_at", "2")
+    done = run(data, output, *SMALL, *options)
+    assert "train_images: EMPTY 2, 50 2, 70 2, 80 2" in done.stdout
+    assert "test_pointing" in done.stdout
+    assert "Test error: " in done.stdout
+    return output
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_defaults_are_those_of_the_experiment(script: ModuleType) -> None:
+    args = script.parse(["data", "out"])
+    assert (args.optimizer, args.lr, args.clipnorm, args.momentum) == ("adam", 0.001, 1, 0.9)
+    assert (args.decrease_lr_at, args.scale, args.patch_size) == (250, 0.3, (100, 100))
+    assert (args.n_patches, args.regularizer_strength) == (5, 0.0001)
+    assert (args.batch_size, args.epochs, args.source) == (32, 500, "sts")
+    model = script.build_model(args, 4)
+    assert model.sampling.sample.receptive_field == 9
+    assert model.sampling.softmax.smoothing == 1e-4
+    assert sampling_arguments(args)["n_patches"] == 5
+
+
+def test_everything_is_written(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"classes.csv", "confusion.csv", "confusion.png", "points.txt", "model.txt"} <= names
+    assert {"curves.png", "history.csv", "parameters.json", "checkpoint.ckpt"} <= names
+    assert "SameConv2d" in (trained / "model.txt").read_text()
+    for number in range(4):
+        folder = trained / "examples" / f"{number:02d}"
+        written = {path.name for path in folder.iterdir()}
+        each = {"image.png"}
+        for epoch in range(3):
+            each |= {f"attention_{epoch:03d}.png", f"attention_{epoch:03d}.npy"}
+            each |= {f"patches_{epoch:03d}_{patch:02d}.png" for patch in range(2)}
+        assert written == each
+        assert np.load(folder / "attention_000.npy").shape == (17, 23)
+    assert {f"examples_{epoch:03d}.png" for epoch in range(3)} <= names
+
+
+def test_the_tables_are_right(trained: Path) -> None:
+    history = rows(trained / "history.csv")
+    assert [float(row["learning_rate"]) for row in history] == pytest.approx([1e-3, 1e-3, 1e-4])
+    for row in history:
+        assert 0 <= float(row["test_pointing"]) <= 1
+        assert 0 < float(row["test_attention_on_objects"]) < 1
+    table = rows(trained / "confusion.csv")
+    counts = np.array([[int(row[name]) for name in ("EMPTY", "50", "70", "80")] for row in table])
+    assert counts.sum(1).tolist() == [1, 1, 1, 1]
+    error = 1 - np.trace(counts) / 4
+    assert float(history[-1]["test_error"]) == pytest.approx(error)
+    assert [row["weight"] for row in rows(trained / "classes.csv")] == ["1.0"] * 4
+
+
+def test_the_points_are_those_of_the_patches(trained: Path) -> None:
+    lines = (trained / "points.txt").read_text().splitlines()
+    assert lines[0].split("\t")[:3] == ["epoch", "example", "image"]
+    assert len(lines) == 1 + 3 * 4 * 2
+    fields = dict(zip(lines[0].split("\t"), lines[-1].split("\t"), strict=True))
+    assert (fields["epoch"], fields["example"], fields["patch"]) == ("2", "3", "1")
+    from PIL import Image
+
+    pixels = np.array(Image.open(trained / "examples" / "03" / "patches_002_01.png"))
+    top, left = round(float(fields["y"]) - 30), round(float(fields["x"]) - 25)
+    source = data_of(trained) / "Set2" / "Set2Part0" / fields["image"]
+    whole = np.array(Image.open(source).convert("RGB"))
+    padded = np.pad(whole, ((60, 60), (60, 60), (0, 0)))
+    np.testing.assert_array_equal(pixels, padded[top + 60 : top + 120, left + 60 : left + 110])
+
+
+def data_of(output: Path) -> Path:
+    return Path(json.loads((output / "parameters.json").read_text())["arguments"]["dataset"])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = (*SMALL, "--cache", data / "cache", "--decrease_lr_at", "2")
+    run(data, tmp_path, *options, "--epochs", "1")
+    run(data, tmp_path, *options, "--epochs", "3", "--resume")
+    wanted = load_file(trained / "weights_002.safetensors")
+    got = load_file(tmp_path / "weights_002.safetensors")
+    assert wanted.keys() == got.keys()
+    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    assert (tmp_path / "points.txt").read_text() == (trained / "points.txt").read_text()
+    done = run(data, tmp_path, *options, "--resume", "--micro_batch", "2", check=False)
+    assert done.returncode == 2
+    assert "images_normalised_together: 4 then, 2 now" in done.stderr
+
+
+def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> None:
+    start = ("--start", trained / "weights_002.safetensors", "--cache", data / "cache")
+    more = ("--train_on", "both", "--composites", "8", "--epochs", "1")
+    done = run(data, tmp_path / "out", *SMALL, *start, *more)
+    assert "n_train: 16" in done.stdout
+    assert "train_images: EMPTY 4, 50 4, 70 4, 80 4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--source", "gtsdb"), "gt.txt is missing: give the benchmark's folder"),
+        (("--source", "synthetic", "--start", "none"), "start=none is no file"),
+        (("--source", "synthetic", "--scale", "2"), "scale=2.0 must lie above 0"),
+        (("--source", "synthetic", "--limits", "60"), "classes number [1] have no training image"),
+    ],
+)
+def test_errors_are_one_line(
+    data: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = run(data, tmp_path, *arguments, "--cache", data / "cache", check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    model = nn.Linear(2, 3)
+    save_file({"weight": torch.zeros(4, 2), "bias": torch.zeros(3)}, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"weight is \(4, 2\) there, \(3, 2\) here; give the same"):
+        start_from(model, tmp_path / "other")
+    save_file({"weight": torch.zeros(3, 2)}, tmp_path / "less")
+    with pytest.raises(ValueError, match=r"bias is missing there, \(3,\) here"):
+        start_from(model, tmp_path / "less")
+    (tmp_path / "damaged").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="damaged or no safetensors file"):
+        start_from(model, tmp_path / "damaged")
+
+
+# What is trained
+
+
+def small_module(**options: Any) -> tuple[Classification, Batch]:
+    torch.manual_seed(0)
+    attention = nn.Conv2d(1, 1, 3, padding="same")
+    feature = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    sampling = AttentionSampling(attention, feature, n_patches=2, patch_size=(4, 4))
+    module = Classification(
+        Classifier(sampling, 4, 3),
+        optimizer=torch.optim.Adam,
+        regularizer_strength=0.0,
+        seed=0,
+        **options,
+    )
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    batch = Batch(
+        torch.rand(5, 1, 6, 6),
+        TensorImages(torch.rand(5, 1, 30, 30)),
+        torch.tensor([0, 1, 2, 2, 0]),
+        torch.arange(5),
+    )
+    return module, batch
+
+
+def test_class_weights_count_and_do_not_depend_on_the_batch() -> None:
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    module, batch = small_module(class_weights=weights)
+    logits, _ = module(batch)
+    terms = nn.functional.cross_entropy(logits, batch.target, reduction="none")
+    wanted = (terms * weights[batch.target]).mean()
+    torch.testing.assert_close(module.training_step(batch, 0), wanted)
+    # The test is measured without them.
+    assert small_module()[0].class_weights is None
+    parts = [
+        Batch(
+            batch.x_low[n : n + 1],
+            TensorImages(batch.x_high.pixels[n : n + 1]),  # type: ignore[attr-defined]
+            batch.target[n : n + 1],
+            batch.index[n : n + 1],
+        )
+        for n in range(5)
+    ]
+    torch.testing.assert_close(sum(module.training_step(part, 0) for part in parts) / 5, wanted)
+
+
+def test_the_attention_s_kernels_decay() -> None:
+    plain, batch = small_module()
+    decayed, _ = small_module(attention_decay=0.1)
+    kernel = plain.model.sampling.attention.weight
+    difference = decayed.training_step(batch, 0) - plain.training_step(batch, 0)
+    torch.testing.assert_close(difference, 0.1 * kernel.square().sum())  # type: ignore[operator]
+
+
+def test_training_images_change_and_test_images_do_not() -> None:
+    changed, batch = small_module(augment=RandomChange(pan=5))
+    plain, _ = small_module()
+    seen = [module(batch)[1].patches for module in (changed, plain)]
+    assert not torch.equal(*seen)
+    changed.eval()
+    plain.eval()
+    seen = [module(batch)[1].patches for module in (changed, plain)]
+    assert torch.equal(*seen)
+    # The change follows from seed, epoch and image.
+    changed.train()
+    torch.testing.assert_close(changed(batch)[1].patches, changed(batch)[1].patches, rtol=0, atol=0)
+
+
+# Pointing
+
+
+def test_patches_cover_points() -> None:
+    offsets = torch.tensor([[0, 0], [10, 20], [-5, -5]])
+    points = torch.tensor([[0.0, 0.0], [9.9, 4.0], [10.0, 20.0], [14.5, 29.0]])
+    wanted = [[True, True, False, False], [False, False, True, True], [True, False, False, False]]
+    assert covers(offsets, (10, 10), points).tolist() == wanted
+    assert box_centres([(0, 2, 10, 4)]).tolist() == [[5, 3]]
+
+
+def test_offsets_of_positions_are_those_of_sampling() -> None:
+    module, batch = small_module()
+    sampling = module.model.sampling
+    seen = sampling(batch.x_low, batch.x_high)
+    everywhere = offsets_of_positions(sampling.sample, seen.attention, batch)
+    assert everywhere.shape == (5, 36, 2)
+    flat = seen.positions[..., 0] * 6 + seen.positions[..., 1]
+    for image in range(5):
+        assert torch.equal(everywhere[image, flat[image]], seen.offsets[image])
+
+
+def test_pointing_by_hand(data: Path, trained: Path, script: ModuleType) -> None:
+    from ats.datasets.scenes import Scenes
+    from ats.datasets.swedish_signs import SwedishSigns
+
+    source = SwedishSigns(data)
+    test = Scenes(
+        source.scenes(train=False),
+        source.classes,
+        scale=0.3,
+        cache=data / "cache",
+        progress=False,
+    )
+    args = script.parse([str(data), "out", *SMALL])
+    model = script.build_model(args, 4)
+    start_from(model, trained / "weights_002.safetensors")
+    model.eval()
+    with torch.no_grad():
+        _, seen = model(*test.__getitems__([0, 1, 2, 3])[:2])
+    hits, masses = [], []
+    for image, scene in enumerate(test.scenes):
+        if not scene.boxes:
+            continue
+        ((top, left, bottom, right),) = scene.boxes
+        y, x = (top + bottom) / 2, (left + right) / 2
+        corners = seen.offsets[image].tolist()
+        hits.append(any(t <= y < t + 60 and e <= x < e + 50 for t, e in corners))
+        mass = 0.0
+        # One logit for 8 x 8 pixels of the small view, the outermost 4.5 pixels of it lost.
+        for row, column in np.ndindex(17, 23):
+            centre_y = (4.5 + (row + 0.5) * (144 - 9) / 17) / 0.3
+            centre_x = (4.5 + (column + 0.5) * (192 - 9) / 23) / 0.3
+            down, across = y - round(centre_y - 30), x - round(centre_x - 25)
+            if 0 <= down < 60 and 0 <= across < 50:
+                mass += float(seen.attention[image, row, column])
+        masses.append(mass)
+    last = rows(trained / "history.csv")[-1]
+    assert float(last["test_pointing"]) == pytest.approx(np.mean(hits), abs=1e-6)
+    assert float(last["test_attention_on_objects"]) == pytest.approx(np.mean(masses), rel=1e-4)
+
+
+def test_examples_are_spread_evenly() -> None:
+    assert strided(684, 8) == [0, 86, 172, 258, 344, 430, 516, 602]
+    assert strided(3, 8) == [0, 1, 2]
