@@ -16,6 +16,8 @@ from ats.training.arguments import (
 if TYPE_CHECKING:
     from ats import Classifier
 
+# What is left of a smaller patch by the feature network's convolutions is nothing.
+SMALLEST_PATCH = 13
 # Beyond this many pixels a side, pictures are drawn on the small view.
 LARGEST_DRAWN = 4000
 
@@ -37,7 +39,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_model(args: argparse.Namespace, n_classes: int, channels: int = 1) -> Classifier:
-    """The network of the 2019 experiment."""
+    """The network of the 2019 experiment.
+
+    Raises:
+        ValueError: patches too small for it.
+    """
+    if min(args.patch_size) < SMALLEST_PATCH:
+        raise ValueError(
+            f"patch_size={args.patch_size} must be at least {SMALLEST_PATCH} x {SMALLEST_PATCH} "
+            "pixels, which the convolutions of the feature network take away"
+        )
     from torch import nn
 
     from ats import AttentionSampling, L2Normalize

@@ -10,6 +10,7 @@ import torch
 from ats.prior import local_contrast
 from ats.sampling import Published, Systematic
 from ats.training.build import make_optimizer, sampling_arguments
+from ats.training.run import resolve_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,46 @@ def test_first_step_of_adam(script: ModuleType, recipe: str, length: float) -> N
     optimizer.step()
     # Keras: lr sqrt(1 - b2^2) / (1 - b1^2) m / sqrt(v) with m = (1 - b1) g, v = (1 - b2) g^2.
     assert float(weight.detach()) == pytest.approx(-0.5 * length, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--lr", "inf", "inf must be a finite number above 0"),
+        ("--lr", "nan", "nan must be a finite number above 0"),
+        ("--momentum", "nan", "nan must be a finite number of at least 0"),
+        ("--regularizer_strength", "-1", "-1 must be a finite number of at least 0"),
+        ("--feature_scale", "inf", "inf must be a finite number of at least 0"),
+        ("--seed", "-1", "-1 must be at least 0"),
+        ("--workers", "-2", "-2 must be at least 0"),
+    ],
+)
+def test_numbers_that_make_no_sense(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", option, value])
+    assert f"argument {option}: {message}" in capsys.readouterr().err
+
+
+def test_a_patch_too_small_for_the_network(script: ModuleType) -> None:
+    args = script.parse(["data", "out", "--patch_size", "12x50"])
+    with pytest.raises(ValueError, match=r"patch_size=\(12, 50\) must be at least 13 x 13"):
+        script.build_model(args, 10)
+    args = script.parse(["data", "out", "--patch_size", "13x13"])
+    patches = torch.rand(1, 1, 13, 13)
+    assert script.build_model(args, 10).sampling.feature(patches).shape == (1, 32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_what_the_machine_has_not(script: ModuleType) -> None:
+    args = script.parse(["data", "out", "--accelerator", "gpu"])
+    with pytest.raises(ValueError, match="accelerator=gpu with devices=1, but PyTorch sees 0 GPUs"):
+        resolve_accelerator(args)
+    args = script.parse(["data", "out", "--precision", "16"])
+    with pytest.raises(ValueError, match="precision=16 needs a GPU; take --precision bf16 or 32"):
+        resolve_accelerator(args)
+    assert resolve_accelerator(script.parse(["data", "out"])) == "cpu"
 
 
 def test_sgd_with_momentum(script: ModuleType) -> None:

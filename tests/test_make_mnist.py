@@ -406,6 +406,13 @@ def of_2019(folder: Path) -> None:
         (lambda f: damage(f / "train.safetensors"), ValueError, "wrong digest: expected sha256"),
         (lambda f: edit(f, dataset_seed=1), ValueError, r"other parameters .*\(dataset_seed\)"),
         (lambda f: edit(f, format_version=0), ValueError, "format_version=0, expected 1; delete"),
+        (lambda f: edit(f, height="500"), ValueError, r"damaged: height is '500', expected .*int"),
+        (lambda f: edit(f, splits=[1, 2]), ValueError, r"damaged: splits is \[1, 2\]"),
+        (
+            lambda f: edit(f, splits={"train": {"file": "train.safetensors"}, "test": 3}),
+            ValueError,
+            "damaged: splits/train/n_images is None, expected",
+        ),
         (lambda f: edit(f, format="other"), ValueError, "is not one of Megapixel MNIST"),
         (lambda f: (f / "parameters.json").write_text("{"), ValueError, "is not JSON"),
         (of_2019, ValueError, r"holds train\.npy, a file that may carry a pickle.*never loaded"),

@@ -5,6 +5,7 @@ Made by ``scripts/make_mnist.py``. An image is read from its non-zeros and never
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ from ats.datasets.sparse_file import Split, open_split
 from ats.files import file_digest
 from ats.images import SparseImages
 
+_PARAMETER_TYPES = {
+    "height": int,
+    "width": int,
+    "scale": int | float,
+    "n_classes": int,
+    "splits": dict,
+}
+_SPLIT_TYPES = {"file": str, "n_images": int, "bytes": int, "sha256": str}
 _PICKLES = {".npy", ".npz", ".pkl", ".pickle", ".pt", ".pth"}
 
 
@@ -150,16 +159,27 @@ def _read_parameters(folder: Path) -> dict[str, Any]:
         )
     if not known:
         raise ValueError(f"{path} is not one of Megapixel MNIST; give a folder of make_mnist.py")
-    if parameters["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version={parameters['format_version']}, expected {FORMAT_VERSION}; "
-            f"{AGAIN}"
-        )
+    version = parameters.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format_version={version}, expected {FORMAT_VERSION}; {AGAIN}")
+    _check_types(path, parameters, _PARAMETER_TYPES)
     if set(parameters["splits"]) != set(SPLITS):
         raise FileNotFoundError(
             f"{folder} holds parameters only; run make_mnist.py with them, without --json_only"
         )
+    for name, entry in parameters["splits"].items():
+        _check_types(path, entry, _SPLIT_TYPES, f"splits/{name}/")
     return parameters
+
+
+def _check_types(path: Path, found: Any, types: Mapping[str, Any], where: str = "") -> None:
+    """Raise a ValueError unless there is a value of the right type under every name."""
+    for name, kind in types.items():
+        value = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(
+                f"{path} is damaged: {where}{name} is {value!r}, expected {kind}; {AGAIN}"
+            )
 
 
 def _find_pickle(folder: Path) -> str | None:

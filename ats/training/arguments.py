@@ -1,6 +1,7 @@
 """The command line that the training scripts share."""
 
 import argparse
+import math
 
 TRAINING_DESIGNS = ("replacement", "des-raj", "murthy", "systematic", "published")
 PUBLISHED = {"design": "published", "centring": False, "prior": "none", "feature_scale": 0.0}
@@ -11,11 +12,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--optimizer", choices=("sgd", "adam"), default="adam", help="optimizer")
     add("--lr", type=positive_float, default=0.001, help="learning rate")
-    add("--momentum", type=float, default=0.9, help="momentum of sgd")
+    add("--momentum", type=not_negative_float, default=0.9, help="momentum of sgd")
     add("--clipnorm", type=positive_float, default=1.0, help="bound on the global gradient norm")
     add(
         "--regularizer_strength",
-        type=float,
+        type=not_negative_float,
         default=0.0001,
         help="strength of the entropy regulariser of the attention",
     )
@@ -42,7 +43,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--feature_scale",
-        type=float,
+        type=not_negative_float,
         default=10.0,
         help="start of the learnable scale on the features, 0 for none",
     )
@@ -57,7 +58,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--seed", type=int, default=0, help="seed of initialisation, order and draws")
+    add("--seed", type=not_negative_int, default=0, help="seed of initialisation, order and draws")
     add("--precision", choices=("32", "bf16", "16"), default="32", help="floating-point precision")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="what to train on")
     add("--devices", type=positive_int, default=1, help="number of devices, trained on with DDP")
@@ -69,7 +70,12 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         "for the statistics of batch norm; auto is at most 8 on a CPU and a device's whole share "
         "elsewhere",
     )
-    add("--workers", type=int, default=0, help="processes that read data, 0 for none besides")
+    add(
+        "--workers",
+        type=not_negative_int,
+        default=0,
+        help="processes that read data, 0 for none besides",
+    )
     add("--resume", action="store_true", help="go on with the run in the output folder")
 
 
@@ -95,11 +101,27 @@ def micro_batch(text: str) -> int | None:
     return None if text == "auto" else positive_int(text)
 
 
+def not_negative_int(text: str) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
+
+
 def positive_float(text: str) -> float:
-    """A number above 0."""
+    """A finite number above 0."""
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number above 0")
+    return value
+
+
+def not_negative_float(text: str) -> float:
+    """A finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number of at least 0")
     return value
 
 

@@ -76,9 +76,7 @@ def fit(
         ValueError: the output folder holds another run, or cannot be written.
     """
     output = Path(args.output)
-    accelerator = args.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    accelerator = resolve_accelerator(args)
     micro = args.micro_batch or default_micro_batch(args.batch_size, args.devices, accelerator)
     parameters = run_parameters(args, data_parameters)
     if normalises_batches(model):
@@ -132,6 +130,26 @@ def fit(
         raise KeyboardInterrupt from None
     rows = history.rows or read_history(output / "history.csv")
     return rows[-1] if rows else {}
+
+
+def resolve_accelerator(args: argparse.Namespace) -> str:
+    """``cpu`` or ``gpu``, once the machine has what the arguments ask for.
+
+    Raises:
+        ValueError: it has not.
+    """
+    n_gpus = torch.cuda.device_count()
+    accelerator: str = args.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if n_gpus else "cpu"
+    if accelerator == "gpu" and n_gpus < args.devices:
+        raise ValueError(
+            f"accelerator=gpu with devices={args.devices}, but PyTorch sees {n_gpus} GPUs; take "
+            "--accelerator cpu, or fewer devices"
+        )
+    if accelerator == "cpu" and args.precision == "16":
+        raise ValueError("precision=16 needs a GPU; take --precision bf16 or 32")
+    return accelerator
 
 
 def run_parameters(args: argparse.Namespace, data_parameters: Mapping[str, Any]) -> dict[str, Any]:
