@@ -17,9 +17,13 @@ from ats.training.arguments import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ats import Classifier
     from ats.datasets.joined import LabelledBatches
     from ats.datasets.scenes import Scenes, SceneSource
+
+    Build = Callable[[argparse.Namespace, int, tuple[int, int]], Classifier]
 
 # Test images of which pictures are kept.
 EXAMPLES = 8
@@ -80,8 +84,10 @@ def speed_limits(text: str) -> list[str]:
     return limits
 
 
-def build_model(args: argparse.Namespace, n_classes: int) -> Classifier:
-    """The network of the 2019 experiment."""
+def build_model(
+    args: argparse.Namespace, n_classes: int, shape: tuple[int, int] | None = None
+) -> Classifier:
+    """The network of the 2019 experiment, for images of any height and width."""
     from ats import AttentionSampling
     from ats.networks import residual_features, speed_limits_attention
     from ats.nn import Classifier, glorot_uniform_
@@ -123,8 +129,8 @@ def training_set(
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train and report."""
+def main(arguments: list[str] | None = None, build: Build = build_model) -> None:
+    """Train and report; ``build`` makes another network than that of the experiment."""
     args = parse(arguments)
     import torch
 
@@ -150,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         parameters = scene_parameters(data.targets, test)
         print_parameters(parameters)
         torch.manual_seed(args.seed)
-        model = build_model(args, len(classes))
+        model = build(args, len(classes), test.high_shape)
         if args.start is not None:
             start_from(model, args.start)
         output = Path(args.output)

@@ -1,0 +1,80 @@
+"""Train the feature network of ``scripts/speed_limits.py`` on whole images, for comparison.
+
+The data, the augmentation, the training and what is written are those of the script, whose
+arguments this one takes; there is no attention. ``--network small`` sees the small view,
+``--network full`` the image in full resolution.
+
+    python benchmarks/whole_image.py --network small data/gtsdb runs/small --source gtsdb
+"""
+
+import argparse
+import importlib.util
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ats import AttentionSampling, Classifier
+from ats.networks import residual_features
+from ats.nn import glorot_uniform_
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "speed_limits.py"
+
+
+class OnePosition(nn.Module):
+    """An attention map with a single position, whatever the small view shows."""
+
+    def forward(self, x_low: Tensor) -> Tensor:
+        """Logits (B, 1, 1, 1) of small views (B, C, h, w)."""
+        return x_low.new_zeros(len(x_low), 1, 1, 1)
+
+
+class SmallViewClassifier(Classifier):
+    """A classifier of small views, which never asks for a pixel of the full resolution."""
+
+    def forward(self, x_low: Tensor, x_high: Any, **options: Any) -> Any:
+        """Logits, and what was seen."""
+        return super().forward(x_low, x_low, **options)
+
+
+def build_whole(
+    args: argparse.Namespace, n_classes: int, shape: tuple[int, int], *, small: bool
+) -> Classifier:
+    """The feature network on one patch that is the whole image, or its small view."""
+    from ats.datasets.decoded import small_shape
+
+    extents = small_shape(shape, args.scale) if small else shape
+    sampling = AttentionSampling(
+        OnePosition(), residual_features(), n_patches=1, patch_size=extents
+    )
+    kind = SmallViewClassifier if small else Classifier
+    model = kind(sampling, 32, n_classes, scale=args.feature_scale or None)
+    glorot_uniform_(model)
+    return model
+
+
+def load_script() -> ModuleType:
+    """``scripts/speed_limits.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("speed_limits", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train as the script does."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    )
+    parser.add_argument("--network", choices=("small", "full"), required=True)
+    given, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    load_script().main(rest, partial(build_whole, small=given.network == "small"))
+
+
+if __name__ == "__main__":
+    main()
