@@ -42,7 +42,11 @@ def speed_limits_attention(channels: int = 3) -> nn.Sequential:
 
 
 def residual_features(
-    channels: int = 3, width: int = 32, strides: Sequence[int] = (1, 2, 2, 2)
+    channels: int = 3,
+    width: int = 32,
+    strides: Sequence[int] = (1, 2, 2, 2),
+    *,
+    momentum: float = 0.1,
 ) -> nn.Sequential:
     """Features of length 1 from a pre-activation residual network.
 
@@ -53,6 +57,9 @@ def residual_features(
         channels: C of the patches.
         width: channels of every layer.
         strides: of the first convolution and of each block.
+        momentum: share of a batch in the running statistics of batch norm. The 2019 program has
+            0.01, with which a network is evaluated with useless statistics for its first hundreds of
+            steps: they begin at a variance of 1.
 
     Returns:
         Network from (B, C, H, W) to (B, width).
@@ -73,8 +80,8 @@ def residual_features(
     first, *rest = strides
     return nn.Sequential(
         SameConv2d(channels, width, 3, first),
-        *(PreActivation(width, stride) for stride in rest),
-        _batch_norm(width),
+        *(PreActivation(width, stride, momentum) for stride in rest),
+        _batch_norm(width, momentum),
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -91,14 +98,15 @@ class PreActivation(nn.Module):
     Args:
         width: channels of input and output.
         stride: of the block.
+        momentum: see :func:`residual_features`.
     """
 
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int, momentum: float = 0.1) -> None:
         super().__init__()
         self.shortcut = SameConv2d(width, width, 1, stride)
-        self.norm1 = _batch_norm(width)
+        self.norm1 = _batch_norm(width, momentum)
         self.conv1 = SameConv2d(width, width, 3, stride)
-        self.norm2 = _batch_norm(width)
+        self.norm2 = _batch_norm(width, momentum)
         self.conv2 = SameConv2d(width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,6 +140,6 @@ class SameConv2d(nn.Conv2d):
         return out
 
 
-def _batch_norm(width: int) -> nn.BatchNorm2d:
-    """Keras' momentum .99 is the share of the old statistics, torch's that of the new ones."""
-    return nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)
+def _batch_norm(width: int, momentum: float) -> nn.BatchNorm2d:
+    """With the epsilon of Keras, whose momentum is the share of the old statistics instead."""
+    return nn.BatchNorm2d(width, eps=1e-3, momentum=momentum)

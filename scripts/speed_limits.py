@@ -95,7 +95,7 @@ def build_model(
 
     sampling = AttentionSampling(
         speed_limits_attention(),
-        residual_features(),
+        residual_features(momentum=0.01 if args.recipe == "published" else 0.1),
         receptive_field=9,
         smoothing=1e-4,
         **sampling_arguments(args),

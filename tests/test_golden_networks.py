@@ -305,7 +305,7 @@ def speed_limits(dtype: torch.dtype) -> SpeedLimits:
     design = fixed(tensor(arrays["flat_samples"]).long())
     sampling = ats.AttentionSampling(
         speed_limits_attention(),
-        residual_features(),
+        residual_features(momentum=0.01),
         n_patches=config["n_patches"],
         patch_size=config["patch_size"],
         receptive_field=config["receptive_field"],

@@ -17,7 +17,13 @@ _YELLOW = (245, 200, 40)
 _OVERSAMPLING = 3
 
 
-def draw_limit(limit: str, rng: np.random.Generator, height: int, ground: str = "white") -> Pixels:
+def draw_limit(
+    limit: str,
+    rng: np.random.Generator,
+    height: int,
+    ground: str = "white",
+    wear: float = 1.0,
+) -> Pixels:
     """A speed limit of some height in pixels, as a camera may have seen it.
 
     Args:
@@ -25,6 +31,7 @@ def draw_limit(limit: str, rng: np.random.Generator, height: int, ground: str = 
         rng: source of randomness; everything but limit and height is drawn from it.
         height: of the picture in pixels.
         ground: colour within the red ring, ``"white"`` or ``"yellow"``.
+        wear: how badly light, age and camera spoil it, from 0, hardly, to 1, as in bad photographs.
 
     Returns:
         (height, width, 4) uint8: red, green, blue and opacity.
@@ -32,15 +39,17 @@ def draw_limit(limit: str, rng: np.random.Generator, height: int, ground: str = 
     Raises:
         ValueError: the height is below 4 pixels.
     """
-    return _seen(_plain_limit(limit, rng, ground), rng, height)
+    return _seen(_plain_limit(limit, rng, ground), rng, height, wear)
 
 
-def draw_other(rng: np.random.Generator, height: int, ground: str = "white") -> Pixels:
+def draw_other(
+    rng: np.random.Generator, height: int, ground: str = "white", wear: float = 1.0
+) -> Pixels:
     """Some traffic sign that is no speed limit, of some height in pixels.
 
     Args and returned values are those of :func:`draw_limit`.
     """
-    return _seen(_plain_other(rng, ground), rng, height)
+    return _seen(_plain_other(rng, ground), rng, height, wear)
 
 
 def _canvas(size: int) -> tuple[Any, Any]:
@@ -135,7 +144,7 @@ def _polygon(draw: Any, corners: int, radius: float, start: float, fill: tuple[i
     draw.polygon(points, fill=fill)
 
 
-def _seen(sign: Any, rng: np.random.Generator, height: int) -> Pixels:
+def _seen(sign: Any, rng: np.random.Generator, height: int, wear: float) -> Pixels:
     """A sign as a camera sees it, cut to its ink and brought to a height."""
     from PIL import Image, ImageFilter
 
@@ -144,8 +153,8 @@ def _seen(sign: Any, rng: np.random.Generator, height: int) -> Pixels:
     if height * 3 < sign.height:
         sign = sign.reduce(2)
     pixels = np.asarray(sign, dtype=np.float32)
-    worn = Image.fromarray(_worn(pixels, rng).astype(np.uint8), "RGBA")
-    turned = _turned(worn, rng)
+    worn = Image.fromarray(_worn(pixels, rng, wear).astype(np.uint8), "RGBA")
+    turned = _turned(worn, rng, wear)
     turned = turned.crop(turned.getbbox())
     wide = max(2, round(height * turned.width / turned.height))
     large = (wide * _OVERSAMPLING, height * _OVERSAMPLING)
@@ -159,39 +168,43 @@ def _seen(sign: Any, rng: np.random.Generator, height: int) -> Pixels:
     opacity = seen[..., 3:] / 255
     seen = np.concatenate([seen[..., :3] * opacity, seen[..., 3:]], 2)
     # Across more than down, as a car moves.
-    down = float(rng.uniform(0.2, 0.7) + rng.uniform(0, 0.03) * height * rng.integers(0, 2))
-    across = down + float(rng.uniform(0, 0.06) * height * (rng.random() < 0.3))
+    down = float(rng.uniform(0.2, 0.7) + wear * rng.uniform(0, 0.03) * height * rng.integers(0, 2))
+    across = down + wear * float(rng.uniform(0, 0.06) * height * (rng.random() < 0.3))
     blur = ImageFilter.GaussianBlur((across, down))
     channels = [
         Image.fromarray(seen[..., channel].astype(np.uint8)).filter(blur) for channel in range(4)
     ]
     blurred = np.stack([np.asarray(channel, dtype=np.float32) for channel in channels], 2)
     colour = blurred[..., :3] / np.maximum(blurred[..., 3:] / 255, 1e-3)
-    colour += rng.normal(0, rng.uniform(0, 9), colour.shape)
+    colour += rng.normal(0, wear * rng.uniform(0, 9), colour.shape)
     out = np.concatenate([colour.clip(0, 255), blurred[..., 3:]], 2)
     return out.round().astype(np.uint8)
 
 
-def _worn(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def _worn(
+    pixels: NDArray[np.float32], rng: np.random.Generator, wear: float
+) -> NDArray[np.float32]:
     """Dirt, rust, a gradient of light, shadow, and the tint of the day."""
     size = pixels.shape[0]
     out = pixels.copy()
     colour = out[..., :3]
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(wear * rng.integers(0, 4))):
         spots = _clouds(rng, size) > rng.uniform(0.72, 0.95)
         tint = np.array([95, 60, 35]) * rng.uniform(0.5, 1.2)
         colour[spots] += (tint - colour[spots]) * rng.uniform(0.2, 0.7)
     # Faded paint is paler.
     grey = colour.mean(2, keepdims=True)
-    colour += (grey + 40 - colour) * rng.uniform(0, 0.4)
+    colour += (grey + 40 - colour) * wear * rng.uniform(0, 0.4)
     axis = np.linspace(-0.5, 0.5, size)
     angle = rng.uniform(0, 2 * math.pi)
     slope = np.cos(angle) * axis[:, None] + np.sin(angle) * axis[None, :]
-    light = np.exp(rng.uniform(math.log(0.22), math.log(1.1))) * (1 + rng.uniform(0, 0.7) * slope)
-    if rng.random() < 0.3:
+    light = np.exp(rng.uniform(wear * math.log(0.22), math.log(1.1))) * (
+        1 + rng.uniform(0, 0.7) * slope
+    )
+    if rng.random() < 0.3 * wear:
         light = light * np.where(slope > rng.uniform(-0.4, 0.4), 1, rng.uniform(0.35, 0.9))
     tint = rng.normal(1, 0.06, 3)
-    haze = rng.uniform(0, 50) * (rng.random() < 0.5)
+    haze = wear * rng.uniform(0, 50) * (rng.random() < 0.5)
     colour *= light[..., None] * tint
     colour += (180 - colour) * haze / 180
     out[..., :3] = colour.clip(0, 255)
@@ -207,7 +220,7 @@ def _clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     return clouds.clip(0, 1)
 
 
-def _turned(sign: Any, rng: np.random.Generator) -> Any:
+def _turned(sign: Any, rng: np.random.Generator, wear: float) -> Any:
     """Seen from another place: rotated, from the side, in perspective."""
     from PIL import Image
 
@@ -217,11 +230,11 @@ def _turned(sign: Any, rng: np.random.Generator) -> Any:
     wide.paste(sign, (margin, margin))
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float64) * size + margin
     centre = corners.mean(0)
-    angle = math.radians(float(rng.normal(0, 4)))
+    angle = math.radians(float(wear * rng.normal(0, 4)))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    squeeze = np.array([rng.uniform(0.72, 1), 1])
+    squeeze = np.array([1 - wear * rng.uniform(0, 0.28), 1])
     moved = ((corners - centre) * squeeze) @ turn.T + centre
-    moved += rng.uniform(-0.06, 0.06, (4, 2)) * size
+    moved += wear * rng.uniform(-0.06, 0.06, (4, 2)) * size
     return wide.transform(
         wide.size,
         Image.Transform.PERSPECTIVE,

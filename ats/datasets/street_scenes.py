@@ -17,7 +17,9 @@ from ats.images.pasted import paste
 HEIGHT, WIDTH = 480, 640
 N_TRAIN, N_TEST = 800, 200
 # Heights of signs in pixels.
-SMALLEST, LARGEST = 32, 90
+SMALLEST, LARGEST = 45, 95
+# Signs are in good order: a few minutes shall be enough to learn to read them.
+WEAR = 0.3
 # So many of the scenes with a limit show another sign beside it.
 OTHERS = 0.3
 
@@ -73,12 +75,12 @@ def _make_scene(path: Path, seed: list[int], n_images: int) -> str:
     label = ("", *LIMITS)[index % 4] if index < n_images else "other"
     signs = []
     if label == "other" or (label and rng.random() < OTHERS):
-        sign = draw_other(rng, int(rng.integers(SMALLEST, LARGEST)), "yellow")
+        sign = draw_other(rng, int(rng.integers(SMALLEST, LARGEST)), "yellow", WEAR)
         signs.append(_place(pixels, sign, rng, "OTHER, OTHER"))
     # Last, so that no other sign covers it.
     if label in LIMITS:
         height = int(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
-        sign = draw_limit(label, rng, height, "yellow")
+        sign = draw_limit(label, rng, height, "yellow", WEAR)
         signs.append(_place(pixels, sign, rng, f"PROHIBITORY, {label}_SIGN"))
     noisy = pixels + rng.normal(0, 4, pixels.shape)
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=92)
