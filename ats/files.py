@@ -30,7 +30,7 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
         probe.unlink()
     except OSError as error:
         raise OSError(
-            f"output folder {path} cannot be written ({error.strerror}); "
+            f"folder {path} cannot be written ({error.strerror}); "
             "choose another folder or change its permissions"
         ) from error
     return path

@@ -58,8 +58,8 @@ def residual_features(
         width: channels of every layer.
         strides: of the first convolution and of each block.
         momentum: share of a batch in the running statistics of batch norm. The 2019 program has
-            0.01, with which a network is evaluated with useless statistics for its first hundreds of
-            steps: they begin at a variance of 1.
+            0.01. Since they begin at a variance of 1, a network is then evaluated with useless
+            statistics for its first hundreds of steps.
 
     Returns:
         Network from (B, C, H, W) to (B, width).

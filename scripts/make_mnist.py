@@ -74,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"make_mnist.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command again completes the data set", file=sys.stderr)
+        return 130
     for name, split in parameters["splits"].items():
         print(f"{name}: {split['n_images']} images in {split['file']}, {split['bytes']} bytes")
     return 0

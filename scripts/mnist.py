@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ats.training.arguments import (
     add_training_arguments,
+    folder,
     parse_with_recipe,
     patch_extents,
     positive_int,
@@ -28,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("dataset", help="folder made by make_mnist.py")
-    parser.add_argument("output", help="folder for the results")
+    parser.add_argument("output", type=folder, help="folder for the results")
     parser.add_argument(
         "--patch_size", type=patch_extents, default="50x50", help="HEIGHTxWIDTH of a patch, pixels"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ats.training.arguments import (
     add_training_arguments,
+    folder,
     parse_with_recipe,
     patch_extents,
     positive_float,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Test images of which pictures are kept.
 EXAMPLES = 8
+# The attention network takes 8 pixels away and has a position for 8 x 8 of the others.
+SMALLEST_VIEW = 16
 # Signs of composites stand in this part of the height, from the top.
 ROWS = (0.15, 0.75)
 
@@ -38,7 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("dataset", type=Path, help="folder of the data set; sts and synthetic are put there")
-    add("output", help="folder for the results")
+    add("output", type=folder, help="folder for the results")
     add(
         "--source",
         choices=("sts", "gtsdb", "synthetic"),
@@ -79,7 +82,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def speed_limits(text: str) -> list[str]:
     """``50,70`` as a list."""
     limits = [part.strip() for part in text.split(",")]
-    if not all(limit.isdigit() for limit in limits) or len(set(limits)) < len(limits):
+    if not all(limit.isdecimal() for limit in limits) or len(set(limits)) < len(limits):
         raise argparse.ArgumentTypeError(f"{text!r} must be different limits, such as 50,70,80")
     return limits
 
@@ -87,12 +90,23 @@ def speed_limits(text: str) -> list[str]:
 def build_model(
     args: argparse.Namespace, n_classes: int, shape: tuple[int, int] | None = None
 ) -> Classifier:
-    """The network of the 2019 experiment, for images of any height and width."""
+    """The network of the 2019 experiment, for images of a height and width.
+
+    Raises:
+        ValueError: small views too small for it.
+    """
     from ats import AttentionSampling
+    from ats.datasets.decoded import small_shape
     from ats.networks import residual_features, speed_limits_attention
     from ats.nn import Classifier, glorot_uniform_
     from ats.training.build import sampling_arguments
 
+    low = small_shape(shape, args.scale) if shape else (SMALLEST_VIEW, SMALLEST_VIEW)
+    if min(low) < SMALLEST_VIEW:
+        raise ValueError(
+            f"scale={args.scale} makes small views of {low[0]} x {low[1]} pixels, of which the "
+            f"attention network needs {SMALLEST_VIEW} x {SMALLEST_VIEW}; raise it"
+        )
     sampling = AttentionSampling(
         speed_limits_attention(),
         residual_features(momentum=0.01 if args.recipe == "published" else 0.1),
@@ -148,7 +162,7 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
         from ats.transforms import RandomChange
 
         source = SOURCES[args.source](args.dataset, args.limits)
-        max_bytes = int(args.cache_gib * 2**30)
+        max_bytes = int(min(args.cache_gib * 2**30, 2**62))
         read = partial(Scenes, scale=args.scale, cache=args.cache, max_bytes=max_bytes)
         data = training_set(args, source, read)
         test = read(source.scenes(train=False), source.classes)
@@ -177,7 +191,7 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
                 Pointing([scene.boxes for scene in test.scenes]),
                 Examples(output, test, chosen, names, classes),
             ],
-            class_weights=balanced_weights(data.targets, len(classes)),
+            class_weights=balanced_weights(data.targets, classes),
             attention_decay=1e-5,
             learning_rate_factor=lambda epoch: 0.1 if epoch >= args.decrease_lr_at else 1.0,
             augment=RandomChange(),

@@ -106,6 +106,24 @@ def test_photographs_are_decoded_once_and_anew_when_they_change(tmp_path: Path) 
     assert not np.array_equal(cache.full(path), first)
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "other type", "pickle"])
+def test_a_damaged_decoded_photograph_is_made_anew(tmp_path: Path, damage: str) -> None:
+    path = write_photograph(tmp_path / "a.png")
+    cache = DecodedImages(tmp_path / "cache", 1 << 20)
+    wanted, view = np.array(cache.full(path)), cache.small(path, 0.3)
+    for kept in (tmp_path / "cache").iterdir():
+        if damage == "empty":
+            kept.write_bytes(b"")
+        elif damage == "cut":
+            kept.write_bytes(kept.read_bytes()[:-100])
+        else:
+            array = np.zeros(3) if damage == "other type" else np.array([{}])
+            np.save(kept, array, allow_pickle=True)
+    np.testing.assert_array_equal(cache.full(path), wanted)
+    np.testing.assert_array_equal(cache.small(path, 0.3), view)
+    assert isinstance(cache.full(path), np.memmap)
+
+
 def test_the_bound_on_decoded_photographs_holds(tmp_path: Path) -> None:
     paths = [write_photograph(tmp_path / f"{n}.png", seed=n) for n in range(5)]
     bound = 2 * (53 * 67 * 3 + 200)
@@ -142,11 +160,11 @@ def test_scenes_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_weights_balance_the_classes() -> None:
     targets = torch.tensor([0, 0, 0, 0, 0, 1, 2, 2])
-    weights = balanced_weights(targets, 3)
+    weights = balanced_weights(targets, ["a", "b", "c"])
     torch.testing.assert_close(weights, torch.tensor([8 / 15, 8 / 3, 8 / 6]))
     assert float(weights[targets].mean()) == pytest.approx(1)
-    with pytest.raises(ValueError, match=r"classes number \[3\] have no training image"):
-        balanced_weights(targets, 4)
+    with pytest.raises(ValueError, match=r"the classes d have no training image"):
+        balanced_weights(targets, ["a", "b", "c", "d"])
 
 
 # German signs
@@ -204,6 +222,17 @@ def test_german_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (folder / "00001.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks 1 images that gt.txt names, such as 00001"):
         GermanSigns(folder).scenes(train=True)
+    (folder / "gt.txt").write_text("00000.ppm;10;2;5;7;1\n")
+    with pytest.raises(ValueError, match=r"gt.txt: line 1 has a box inside out"):
+        GermanSigns(folder).scenes(train=True)
+    (folder / "gt.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"gt.txt: line 1 is no NAME"):
+        GermanSigns(folder).scenes(train=True)
+    (folder / "gt.txt").write_text("")
+    for path in folder.glob("006*"):
+        path.rename(folder / f"9{path.name}")
+    with pytest.raises(FileNotFoundError, match=r"none of the test images 00600 to 00899"):
+        GermanSigns(folder).scenes(train=False)
     (folder / "gt.txt").write_text("00000.ppm;1;2;3\n")
     with pytest.raises(ValueError, match=r"gt.txt: line 1 is no NAME;left;top;right;bottom;class"):
         GermanSigns(folder).scenes(train=True)

@@ -147,7 +147,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (tmp_path / "points.txt").read_text() == (trained / "points.txt").read_text()
     done = run(data, tmp_path, *options, "--resume", "--micro_batch", "2", check=False)
     assert done.returncode == 2
-    assert "images_normalised_together: 4 then, 2 now" in done.stderr
+    assert "batch_norm_micro_batch: 4 then, 2 now" in done.stderr
 
 
 def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> None:
@@ -164,7 +164,11 @@ def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> No
         (("--source", "gtsdb"), "gt.txt is missing: give the benchmark's folder"),
         (("--source", "synthetic", "--start", "none"), "start=none is no file"),
         (("--source", "synthetic", "--scale", "2"), "scale=2.0 must lie above 0"),
-        (("--source", "synthetic", "--limits", "60"), "classes number [1] have no training image"),
+        (
+            ("--source", "synthetic", "--scale", "0.03"),
+            "scale=0.03 makes small views of 14 x 19 pixels",
+        ),
+        (("--source", "synthetic", "--limits", "60"), "the classes 60 have no training image"),
     ],
 )
 def test_errors_are_one_line(

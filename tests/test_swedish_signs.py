@@ -218,6 +218,14 @@ def test_annotations_with_a_wrong_digest(server: Server, tmp_path: Path) -> None
     assert not list(tmp_path.rglob("*.*"))
 
 
+def test_annotations_that_are_there_are_checked(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path)
+    with (tmp_path / "Set2" / "annotations.txt").open("a") as file:
+        file.write("\r\nc2.jpg:")
+    with pytest.raises(ValueError, match=r"annotations.txt has the wrong digest.*delete it"):
+        fetch(server, tmp_path)
+
+
 def test_an_archive_that_reaches_out_of_its_folder(server: Server, tmp_path: Path) -> None:
     server.files["/Set1/Set1Part0.zip"] = archive({"a1.jpg": b"x", "../../harm.jpg": b"harm"})
     with pytest.raises(ValueError, match=r"'\.\./\.\./harm.jpg', which leads out of the folder"):

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from ats.training.batches import EpochBatches, default_micro_batch, image_generators
 from ats.training.checkpoint import AtomicCheckpointIO
+from ats.training.folder import open_run
+from ats.training.history import COLUMNS
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8")
@@ -238,6 +240,67 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt")
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("state", [{"a": 1}, [1, 2], {"state_dict": {}, "epoch": 3}])
+def test_a_checkpoint_of_something_else(tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"other.ckpt is none of a run \(no .*remove it"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
+
+
+PARAMETERS = {"script": "mnist.py", "arguments": {"epochs": 3, "lr": 1.0}, "data": {}}
+
+
+def test_a_data_set_is_no_output_folder(data: Path) -> None:
+    before = (data / "parameters.json").read_bytes()
+    with pytest.raises(ValueError, match=r"parameters.json that is not of a run.*another folder"):
+        open_run(data, PARAMETERS, resume=False)
+    assert (data / "parameters.json").read_bytes() == before
+
+
+def test_a_run_that_finished_nothing_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "parameters.json").write_text(json.dumps(PARAMETERS))
+    assert open_run(tmp_path, PARAMETERS, resume=False) is None
+
+
+def test_a_run_is_not_shortened(tmp_path: Path) -> None:
+    (tmp_path / "parameters.json").write_text(json.dumps(PARAMETERS))
+    for name in ("checkpoint.ckpt", *(f"weights_{epoch:03d}.safetensors" for epoch in range(3))):
+        (tmp_path / name).touch()
+    assert open_run(tmp_path, PARAMETERS, resume=True) == tmp_path / "checkpoint.ckpt"
+    shorter = PARAMETERS | {"arguments": {"epochs": 2, "lr": 1.0}}
+    with pytest.raises(ValueError, match=r"epochs=2, but the run .* has finished more"):
+        open_run(tmp_path, shorter, resume=True)
+
+
+def test_damaged_parameters_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.ckpt").touch()
+    for damaged in ('{"arguments": 3, "data": null}', "[1]", "{"):
+        (tmp_path / "parameters.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"parameters.json is missing or damaged"):
+            open_run(tmp_path, PARAMETERS, resume=True)
+
+
+def test_a_diverged_run_keeps_its_former_checkpoint(data: Path, tmp_path: Path) -> None:
+    # One step an epoch: the first ruins the weights, and no loss is measured after it.
+    given = (data, tmp_path, *SMALL[:4], "--batch_size", "32", "--lr", "1e30", "--epochs", "1")
+    done = run("mnist.py", *given, check=False)
+    assert done.returncode == 2
+    assert "diverged" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("weights_*"))
+    assert not (tmp_path / "checkpoint.ckpt").exists()
+
+
+def test_a_history_without_its_rows(uninterrupted: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(uninterrupted, output)
+    (output / "history.csv").write_text(",".join(COLUMNS) + "\n")
+    more = (*SMALL, "--epochs", str(EPOCHS + 1), "--resume")
+    done = run("mnist.py", data, output, *more, check=False)
+    assert done.returncode == 2
+    assert "history.csv is damaged: it ends after 0 epochs, the checkpoint after 4" in done.stderr
 
 
 def test_batches_cover_every_image_once_and_devices_share_them() -> None:

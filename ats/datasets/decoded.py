@@ -36,20 +36,24 @@ class DecodedImages:
             ValueError: it is truncated or no image.
         """
         kept = self._kept_as(path, "full")
-        if not kept.exists():
+        found = _load(kept)
+        if found is None:
             pixels = decode(path)
             if self._kept + pixels.nbytes > self.max_bytes:
                 return pixels
             _save(kept, pixels)
             self._kept += kept.stat().st_size
-        return _load(kept)
+            found = _load(kept)
+        return pixels if found is None else found
 
     def small(self, path: Path, scale: float) -> NDArray[np.uint8]:
         """Small view (h, w, 3) of a photograph; see :func:`small_view`."""
         kept = self._kept_as(path, f"small-{scale:g}")
-        if not kept.exists():
-            _save(kept, small_view(self.full(path), scale))
-        return np.array(_load(kept))
+        found = _load(kept)
+        if found is None:
+            found = small_view(self.full(path), scale)
+            _save(kept, found)
+        return np.array(found)
 
     def _kept_as(self, path: Path, kind: str) -> Path:
         """Name of the file that belongs to this state of the photograph."""
@@ -136,7 +140,10 @@ def _save(path: Path, pixels: NDArray[Any]) -> None:
         np.save(file, pixels, allow_pickle=False)
 
 
-def _load(path: Path) -> NDArray[np.uint8]:
-    """The array of a file, mapped; the handle is closed once nothing refers to the array."""
-    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return pixels
+def _load(path: Path) -> NDArray[np.uint8] | None:
+    """The array of a file, mapped; None if there is none, or a damaged one to make anew."""
+    try:
+        pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return pixels if pixels.ndim == 3 and pixels.dtype == np.uint8 else None

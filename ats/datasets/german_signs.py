@@ -7,6 +7,7 @@ from pathlib import Path
 from ats.datasets.scenes import EMPTY, Box, Scene
 
 ANNOTATIONS = "gt.txt"
+N_IMAGES = 900
 N_TRAIN = 600  # images 00000 to 00599 are the benchmark's own training set
 
 # Class numbers of the benchmark.
@@ -76,7 +77,7 @@ class GermanSigns:
         """Images of one of the sets with the class number and box of each sign."""
         annotations = self.folder / ANNOTATIONS
         try:
-            text = annotations.read_text(encoding="utf-8")
+            text = annotations.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise FileNotFoundError(
                 f"{annotations} is missing: give the benchmark's folder, with its images"
@@ -85,7 +86,7 @@ class GermanSigns:
         images = {
             path.stem: path
             for path in sorted(self.folder.iterdir())
-            if path.suffix in _SUFFIXES and path.stem.isdigit()
+            if path.suffix in _SUFFIXES and path.stem.isdecimal() and int(path.stem) < N_IMAGES
         }
         missing = sorted(set(signs) - set(images))
         if missing:
@@ -94,6 +95,12 @@ class GermanSigns:
                 f"{missing[0]}; complete it"
             )
         wanted = [stem for stem in images if (int(stem) < N_TRAIN) == train]
+        if not wanted:
+            span = (0, N_TRAIN) if train else (N_TRAIN, N_IMAGES)
+            raise FileNotFoundError(
+                f"{self.folder} has none of the {'training' if train else 'test'} images "
+                f"{span[0]:05d} to {span[1] - 1:05d}, as {' or '.join(_SUFFIXES)}; complete it"
+            )
         return [(images[stem], signs.get(stem, [])) for stem in wanted]
 
 
@@ -116,6 +123,8 @@ def parse_ground_truth(text: str, path: Path) -> dict[str, list[tuple[int, Box]]
             raise ValueError(
                 f"{path}: line {number} is no NAME;left;top;right;bottom;class: {line[:60]!r}"
             ) from error
+        if not (1 <= left <= right and 1 <= top <= bottom):
+            raise ValueError(f"{path}: line {number} has a box inside out: {line[:60]!r}")
         # From inclusive pixels, counted from 1, to edges: pixel 1 alone reaches from 0 to 1.
         box = (top - 1.0, left - 1.0, float(bottom), float(right))
         images.setdefault(Path(name).stem, []).append((kind, box))

@@ -135,7 +135,9 @@ def _recorded_splits(folder: Path, parameters: dict[str, Any]) -> dict[str, Any]
     try:
         present = json.loads(path.read_text(encoding="utf-8"))
         splits: dict[str, Any] = present.pop("splits")
-    except (ValueError, KeyError, AttributeError) as error:
+        if not isinstance(splits, dict):
+            raise ValueError(f"splits is {splits!r}")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} is not one of Megapixel MNIST; choose another output directory"
         ) from error

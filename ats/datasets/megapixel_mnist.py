@@ -169,6 +169,8 @@ def _read_parameters(folder: Path) -> dict[str, Any]:
         )
     for name, entry in parameters["splits"].items():
         _check_types(path, entry, _SPLIT_TYPES, f"splits/{name}/")
+        if Path(entry["file"]).name != entry["file"]:
+            raise ValueError(f"{path} is damaged: {entry['file']!r} is no name of a file; {AGAIN}")
     return parameters
 
 
@@ -198,7 +200,12 @@ def _check_file(path: Path, entry: dict[str, Any], parameters: dict[str, Any]) -
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise ValueError(f"{path} has {size} bytes, expected {entry['bytes']}: truncated; {AGAIN}")
-    made_with = open_split(path)[0]
+    made_with, split = open_split(path)
+    if len(split.labels) != entry["n_images"]:
+        raise ValueError(
+            f"{path} holds {len(split.labels)} images, {PARAMETERS_FILE} says {entry['n_images']}; "
+            f"{AGAIN}"
+        )
     expected = {name: value for name, value in parameters.items() if name != "splits"}
     if made_with != expected:
         names = [name for name in expected if made_with.get(name) != expected[name]]

@@ -151,17 +151,17 @@ def class_counts(targets: Tensor, classes: Sequence[str]) -> dict[str, int]:
     return dict(zip(classes, counts, strict=True))
 
 
-def balanced_weights(targets: Tensor, n_classes: int) -> Tensor:
+def balanced_weights(targets: Tensor, classes: Sequence[str]) -> Tensor:
     """Weights of the classes, 1 / (classes x frequency): their mean over all images is 1.
 
     Raises:
         ValueError: a class has no image.
     """
-    counts = torch.bincount(targets, minlength=n_classes)
+    counts = torch.bincount(targets, minlength=len(classes))
     if int(counts.min()) == 0:
-        empty = [number for number, count in enumerate(counts.tolist()) if count == 0]
+        empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
         raise ValueError(
-            f"the classes number {empty} have no training image, so that they cannot be learnt; "
-            "leave them out"
+            f"the classes {', '.join(empty)} have no training image, so that they cannot be "
+            "learnt; leave them out, or give more images"
         )
-    return len(targets) / (n_classes * counts.float())
+    return len(targets) / (len(classes) * counts.float())

@@ -155,8 +155,7 @@ def fetch_swedish_signs(
     for part, md5 in ANNOTATION_MD5.items():
         place = folder / part
         urls = [f"{mirror}{part}/{ANNOTATIONS}" for mirror in mirrors]
-        if not (place / ANNOTATIONS).exists():
-            download(urls, place / ANNOTATIONS, md5, progress=progress)
+        download(urls, place / ANNOTATIONS, md5, progress=progress)
         if not _images(place):
             name = f"{part}Part0"
             archive = place / f"{name}.zip"

@@ -2,6 +2,10 @@
 
 import argparse
 import math
+from collections.abc import Callable
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 TRAINING_DESIGNS = ("replacement", "des-raj", "murthy", "systematic", "published")
 PUBLISHED = {"design": "published", "centring": False, "prior": "none", "feature_scale": 0.0}
@@ -88,9 +92,23 @@ def parse_with_recipe(
     return parser.parse_args(arguments)
 
 
+def _number(kind: Callable[[str], Number], text: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of this kind") from None
+
+
+def folder(text: str) -> str:
+    """A path that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a folder")
+    return text
+
+
 def positive_int(text: str) -> int:
     """A whole number of at least 1."""
-    value = int(text)
+    value = _number(int, text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
@@ -103,15 +121,15 @@ def micro_batch(text: str) -> int | None:
 
 def not_negative_int(text: str) -> int:
     """A whole number of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    value = _number(int, text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0, and of 63 bits")
     return value
 
 
 def positive_float(text: str) -> float:
     """A finite number above 0."""
-    value = float(text)
+    value = _number(float, text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a finite number above 0")
     return value
@@ -119,7 +137,7 @@ def positive_float(text: str) -> float:
 
 def not_negative_float(text: str) -> float:
     """A finite number of at least 0."""
-    value = float(text)
+    value = _number(float, text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a finite number of at least 0")
     return value
@@ -128,6 +146,6 @@ def not_negative_float(text: str) -> float:
 def patch_extents(text: str) -> tuple[int, int]:
     """``50x40`` as height and width in pixels."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} must be HEIGHTxWIDTH in pixels, such as 50x50")
     return int(parts[0]), int(parts[1])

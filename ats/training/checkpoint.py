@@ -11,6 +11,7 @@ from safetensors.torch import save
 from ats.files import atomic_path
 
 CHECKPOINT = "checkpoint.ckpt"
+_CONTENT = ("state_dict", "optimizer_states", "epoch", "pytorch-lightning_version")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -38,6 +39,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise ValueError(
                 f"checkpoint {path} cannot be read ({error}); remove it to train from the start"
             ) from error
+        missing = [name for name in _CONTENT if not isinstance(state, dict) or name not in state]
+        if missing:
+            raise ValueError(
+                f"checkpoint {path} is none of a run (no {', '.join(missing)}); remove it to train "
+                "from the start"
+            )
         return state
 
 
@@ -54,7 +61,18 @@ class SaveEpoch(lightning.Callback):
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Save both; the checkpoint last, since it is what says that the epoch is done."""
+        """Save both; the checkpoint last, since it is what says that the epoch is done.
+
+        Raises:
+            FloatingPointError: a weight is not finite. The former checkpoint stays.
+        """
+        for name, tensor in pl_module.named_parameters():
+            if not bool(torch.isfinite(tensor).all()):
+                raise FloatingPointError(
+                    f"training has diverged: {name} is not finite after epoch "
+                    f"{trainer.current_epoch}; the checkpoint is that of the epoch before. Lower "
+                    "--lr or --clipnorm, in another output folder"
+                )
         if trainer.is_global_zero:
             weights = pl_module.model.state_dict()  # type: ignore[union-attr]
             tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}

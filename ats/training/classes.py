@@ -25,7 +25,7 @@ class ClassTable(lightning.Callback):
 
     def __init__(self, output: Path, train: Tensor, test: Tensor, classes: list[str]) -> None:
         self.output = output
-        weights = balanced_weights(train, len(classes)).tolist()
+        weights = balanced_weights(train, classes).tolist()
         counts = class_counts(train, classes), class_counts(test, classes)
         self.rows = []
         for name, weight in zip(classes, weights, strict=True):

@@ -106,8 +106,11 @@ class Examples(lightning.Callback):
     def _former_points(self, epoch: int) -> list[str]:
         """Lines of the epochs before this one."""
         path = self.output / "points.txt"
-        lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-        return [line for line in lines if int(line.split("\t", 1)[0]) < epoch]
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+            return [line for line in lines if int(line.split("\t", 1)[0]) < epoch]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it to go on") from error
 
     def _write_points(self, lines: Sequence[str]) -> None:
         with atomic_path(self.output / "points.txt") as temporary:

@@ -37,7 +37,7 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
     remove_leftovers_in(output)
     checkpoint = output / CHECKPOINT
     if not checkpoint.exists():
-        # Nothing was finished here, so that nothing is lost.
+        _check_free(output)
         return None
     if not resume:
         raise ValueError(
@@ -45,6 +45,11 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
             "another folder"
         )
     former = _read_parameters(output / "parameters.json")
+    epochs = parameters["arguments"]["epochs"]
+    if (output / f"weights_{epochs:03d}.safetensors").exists():
+        raise ValueError(
+            f"epochs={epochs}, but the run in output {output} has finished more of them; raise it"
+        )
     differing = _differences(former, parameters)
     if differing:
         raise ValueError(
@@ -54,17 +59,34 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
     return checkpoint
 
 
+def _check_free(output: Path) -> None:
+    """Refuse a folder whose ``parameters.json`` is not that of a run that finished nothing."""
+    path = output / "parameters.json"
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or "arguments" not in found:
+        raise ValueError(
+            f"output {output} holds a parameters.json that is not of a run, such as that of a data "
+            "set; choose another folder"
+        )
+
+
 def _read_parameters(path: Path) -> Mapping[str, Any]:
     try:
         parameters = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         parameters = error
-    if not isinstance(parameters, dict):
+    parts = parameters.values() if isinstance(parameters, dict) else [None]
+    if not all(isinstance(part, dict | str) for part in parts):
         raise ValueError(
             f"{path} is missing or damaged, so that the run in it cannot be continued; choose "
             "another folder"
         )
-    return parameters
+    return dict(parameters)
 
 
 def _differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -30,9 +30,9 @@ def read_history(path: Path) -> list[Row]:
     """Rows of a ``history.csv``; none if there is no such file."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         return [
             {name: float(row[name]) for name in dict.fromkeys((*COLUMNS, *row))} for row in rows
         ]
@@ -74,8 +74,14 @@ class History(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Keep the rows of the epochs that the checkpoint knows."""
-        rows = read_history(self.output / "history.csv")
-        self.rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
+        path = self.output / "history.csv"
+        self.rows = [row for row in read_history(path) if row["epoch"] < trainer.current_epoch]
+        last = self.rows[-1]["epoch"] + 1 if self.rows else 0
+        if path.exists() and last != trainer.current_epoch:
+            raise ValueError(
+                f"{path} is damaged: it ends after {last:.0f} epochs, the checkpoint after "
+                f"{trainer.current_epoch}; remove it, and the run goes on without its former rows"
+            )
 
     def on_train_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

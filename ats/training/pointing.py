@@ -25,10 +25,11 @@ class Pointing(lightning.Callback):
         boxes: of each test image, where it shows what its label names; none in images to leave out.
     """
 
-    measures = ("test_pointing", "test_attention_on_objects")
-
     def __init__(self, boxes: Sequence[Sequence[Box]]) -> None:
         self.boxes = boxes
+        names = ("test_pointing", "test_attention_on_objects")
+        # Without any object there is nothing to measure.
+        self.measures = names if any(boxes) else ()
         self.hits = MeanMetric()
         self.mass = MeanMetric()
 
@@ -68,7 +69,7 @@ class Pointing(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Log both."""
-        for name, metric in zip(self.measures, (self.hits, self.mass), strict=True):
+        for name, metric in zip(self.measures, (self.hits, self.mass), strict=False):
             # Already that of all devices.
             pl_module.log(name, metric.compute(), rank_zero_only=False)
 

@@ -21,7 +21,10 @@ def run_script(train: Callable[[], Mapping[str, float]]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        print("\nstopped; pass --resume to go on after the last finished epoch", file=sys.stderr)
+        print(
+            "\nstopped; the same command with --resume goes on after the last finished epoch",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
     if last:
         print(f"Test loss: {last['test_loss']:.4f}")

@@ -81,7 +81,7 @@ def fit(
     parameters = run_parameters(args, data_parameters)
     if normalises_batches(model):
         # Statistics of batch norm are those of so many images, and may not change within a run.
-        parameters["data"]["images_normalised_together"] = micro
+        parameters["data"]["batch_norm_micro_batch"] = micro
     checkpoint = open_run(output, parameters, resume=args.resume)
     _quieten()
     module = Classification(
