@@ -64,9 +64,12 @@ class SaveEpoch(lightning.Callback):
         """Save both; the checkpoint last, since it is what says that the epoch is done.
 
         Raises:
-            FloatingPointError: a weight is not finite. The former checkpoint stays.
+            FloatingPointError: a weight or the test loss is not finite; the former checkpoint
+                stays.
         """
-        for name, tensor in pl_module.named_parameters():
+        values: dict[str, torch.Tensor] = dict(pl_module.named_parameters())
+        values["the test loss"] = trainer.callback_metrics["test_loss"]
+        for name, tensor in values.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(
                     f"training has diverged: {name} is not finite after epoch "
