@@ -211,8 +211,8 @@ def small_module(**options: Any) -> tuple[Classification, Batch]:
     )
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     batch = Batch(
-        torch.rand(5, 1, 6, 6),
-        TensorImages(torch.rand(5, 1, 30, 30)),
+        torch.rand(5, 1, 6, 7),
+        TensorImages(torch.rand(5, 1, 30, 35)),
         torch.tensor([0, 1, 2, 2, 0]),
         torch.arange(5),
     )
@@ -267,8 +267,8 @@ def test_training_images_change_and_test_images_do_not() -> None:
 
 def test_patches_cover_points() -> None:
     offsets = torch.tensor([[0, 0], [10, 20], [-5, -5]])
-    points = torch.tensor([[0.0, 0.0], [9.9, 4.0], [10.0, 20.0], [14.5, 29.0]])
-    wanted = [[True, True, False, False], [False, False, True, True], [True, False, False, False]]
+    points = torch.tensor([[0.0, 0.0], [9.9, 4.0], [10.0, 4.0], [14.5, 29.0]])
+    wanted = [[True, True, False, False], [False, False, False, True], [True, False, False, False]]
     assert covers(offsets, (10, 10), points).tolist() == wanted
     assert box_centres([(0, 2, 10, 4)]).tolist() == [[5, 3]]
 
@@ -278,8 +278,8 @@ def test_offsets_of_positions_are_those_of_sampling() -> None:
     sampling = module.model.sampling
     seen = sampling(batch.x_low, batch.x_high)
     everywhere = offsets_of_positions(sampling.sample, seen.attention, batch)
-    assert everywhere.shape == (5, 36, 2)
-    flat = seen.positions[..., 0] * 6 + seen.positions[..., 1]
+    assert everywhere.shape == (5, 42, 2)
+    flat = seen.positions[..., 0] * 7 + seen.positions[..., 1]
     for image in range(5):
         assert torch.equal(everywhere[image, flat[image]], seen.offsets[image])
 

@@ -148,10 +148,9 @@ class Composites(Dataset[Batch]):
             spans.append((first, last))
         if any(first >= last for first, last in spans):
             return
-        # A pixel more on every side, since averaging rounds the borders of areas.
         areas = [
-            area_in_image((max(0, first - 1), min(small, last + 1)), large, small)
-            for (first, last), large, small in zip(spans, shape, low, strict=True)
+            area_in_image(span, large, small)
+            for span, large, small in zip(spans, shape, low, strict=True)
         ]
         (top, bottom), (left, right) = areas
         part = np.array(image[top:bottom, left:right])
