@@ -112,7 +112,7 @@ def save_boxes(
     columns = min(len(images), 4)
     rows = -(-len(images) // columns)
     height, width = images[0].shape[:2]
-    figure = Figure(figsize=(4 * columns, 4 * rows * height / width + 0.5), layout="constrained")
+    figure = Figure(figsize=(3 * columns, 3 * rows * height / width + 0.5), layout="constrained")
     grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axes in grid:
         axes.set_axis_off()
