@@ -12,10 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from ats.plots import save_learning_curves
-from ats.training.history import Row, read_history
+from ats.training.history import Row, mean_of, read_history
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "mnist.py"
 DESIGNS = {
@@ -36,14 +34,6 @@ def train(dataset: Path, output: Path, label: str, seed: int, extra: list[str]) 
     given = ["--design", design, centring, "--seed", str(seed), "--resume", *extra]
     subprocess.run([sys.executable, SCRIPT, dataset, folder, *given], check=True)
     return read_history(folder / "history.csv")
-
-
-def mean_of(tables: list[list[Row]]) -> list[Row]:
-    """The mean of several tables, epoch by epoch."""
-    return [
-        {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        for rows in zip(*tables, strict=False)
-    ]
 
 
 def main(arguments: list[str] | None = None) -> None:

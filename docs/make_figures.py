@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ats.plots import save_learning_curves
-from ats.training.history import read_history
+from ats.training.history import Row, mean_of, read_history
 
 DOCS = Path(__file__).parent
 FIGURES = {
@@ -21,6 +21,12 @@ def main() -> None:
         found = {run: rows for run, rows in tables.items() if rows}
         if found:
             save_learning_curves(DOCS / "figures" / f"{name}.png", found, title)
+    designs: dict[str, list[list[Row]]] = {}
+    for path in sorted((DOCS / "results" / "designs").glob("*.csv")):
+        designs.setdefault(path.stem.rpartition("-")[0], []).append(read_history(path))
+    means = {name: mean_of(tables) for name, tables in designs.items()}
+    title = "Designs: 500 x 500, no noise, 1,000 images, mean of two seeds"
+    save_learning_curves(DOCS / "figures" / "designs.png", means, title)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
+import numpy as np
 
 from ats.files import atomic_path
 from ats.plots import save_learning_curves
@@ -40,6 +41,14 @@ def read_history(path: Path) -> list[Row]:
         raise ValueError(
             f"{path} is damaged ({error!r}); remove it, and the run goes on without its former rows"
         ) from error
+
+
+def mean_of(tables: list[list[Row]]) -> list[Row]:
+    """The mean of several tables, epoch by epoch."""
+    return [
+        {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        for rows in zip(*tables, strict=False)
+    ]
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
