@@ -18,7 +18,6 @@ dense image of 15,000x15,000 bytes.
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from ats.training.arguments import positive_int
 from ats.training.batches import default_micro_batch
 from ats.training.build import make_optimizer
 
+SCRIPT = Path(__file__).parents[1] / "scripts" / "mnist.py"
 STAMP = 28
 N_STAMPS = 55  # 5 digits and 50 pieces of noise
 CELLS = 50  # stamps stand in different cells of a grid, so that none hides another at any side
@@ -140,12 +141,12 @@ class Training:
     ) -> None:
         from ats.training.module import Classification
 
-        script = load_script("mnist")
-        args = script.parse(["dataset", "output", "--batch_size", str(batch_size)])
+        script = run_path(str(SCRIPT))
+        args = script["parse"](["dataset", "output", "--batch_size", str(batch_size)])
         self.device = torch.device(device)
         self.imported = self._resident("VmRSS")
         torch.manual_seed(0)
-        model = script.build_model(args, 10).to(self.device, memory_format=torch.channels_last)
+        model = script["build_model"](args, 10).to(self.device, memory_format=torch.channels_last)
         self.module = Classification(
             model,
             optimizer=make_optimizer(args),
@@ -195,17 +196,6 @@ class Training:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         return resident_bytes(entry)
-
-
-def load_script(name: str) -> Any:
-    """A file of ``scripts/``, which is no package, as a module."""
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def resident_bytes(entry: str) -> int:

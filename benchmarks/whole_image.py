@@ -8,11 +8,10 @@ arguments this one takes; there is no attention. ``--network small`` sees the sm
 """
 
 import argparse
-import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from runpy import run_path
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,16 +55,6 @@ def build_whole(
     return model
 
 
-def load_script() -> ModuleType:
-    """``scripts/speed_limits.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("speed_limits", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train as the script does."""
     parser = argparse.ArgumentParser(
@@ -73,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--network", choices=("small", "full"), required=True)
     given, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    load_script().main(rest, partial(build_whole, small=given.network == "small"))
+    run_path(str(SCRIPT))["main"](rest, partial(build_whole, small=given.network == "small"))
 
 
 if __name__ == "__main__":

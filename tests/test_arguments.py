@@ -1,11 +1,10 @@
 """From the command line to what it names."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 import torch
+from programs import load
 
 from ats.prior import local_contrast
 from ats.sampling import Published, Systematic
@@ -14,17 +13,11 @@ from ats.training.run import resolve_accelerator
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    path = Path(__file__).parent.parent / "scripts" / "mnist.py"
-    spec = importlib.util.spec_from_file_location("mnist_script", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> SimpleNamespace:
+    return load("scripts/mnist.py")
 
 
-def test_defaults_are_those_of_the_issue_and_of_the_library(script: ModuleType) -> None:
+def test_defaults_are_those_of_the_issue_and_of_the_library(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out"])
     assert (args.optimizer, args.lr, args.momentum, args.clipnorm) == ("adam", 0.001, 0.9, 1)
     assert (args.patch_size, args.n_patches, args.batch_size, args.epochs) == (
@@ -40,7 +33,7 @@ def test_defaults_are_those_of_the_issue_and_of_the_library(script: ModuleType) 
     assert script.build_model(args, 10).scale is not None
 
 
-def test_the_published_recipe(script: ModuleType) -> None:
+def test_the_published_recipe(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--recipe", "published"])
     options = sampling_arguments(args)
     assert options["design"] == Published()
@@ -48,14 +41,14 @@ def test_the_published_recipe(script: ModuleType) -> None:
     assert script.build_model(args, 10).scale is None
 
 
-def test_what_is_given_beside_a_recipe_holds(script: ModuleType) -> None:
+def test_what_is_given_beside_a_recipe_holds(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--recipe", "published", "--prior", "contrast"])
     assert sampling_arguments(args)["prior"] is local_contrast
     assert sampling_arguments(args)["design"] == Published()
 
 
 @pytest.mark.parametrize(("recipe", "length"), [("default", 1.0), ("published", 0.7441)])
-def test_first_step_of_adam(script: ModuleType, recipe: str, length: float) -> None:
+def test_first_step_of_adam(script: SimpleNamespace, recipe: str, length: float) -> None:
     args = script.parse(["data", "out", "--recipe", recipe, "--lr", "0.5"])
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = make_optimizer(args)([weight])
@@ -78,14 +71,18 @@ def test_first_step_of_adam(script: ModuleType, recipe: str, length: float) -> N
     ],
 )
 def test_numbers_that_make_no_sense(
-    script: ModuleType, capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+    script: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    message: str,
 ) -> None:
     with pytest.raises(SystemExit):
         script.parse(["data", "out", option, value])
     assert f"argument {option}: {message}" in capsys.readouterr().err
 
 
-def test_a_patch_too_small_for_the_network(script: ModuleType) -> None:
+def test_a_patch_too_small_for_the_network(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--patch_size", "12x50"])
     with pytest.raises(ValueError, match=r"patch_size=\(12, 50\) must be at least 13 x 13"):
         script.build_model(args, 10)
@@ -95,7 +92,7 @@ def test_a_patch_too_small_for_the_network(script: ModuleType) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_what_the_machine_has_not(script: ModuleType) -> None:
+def test_what_the_machine_has_not(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--accelerator", "gpu"])
     with pytest.raises(ValueError, match="accelerator=gpu with devices=1, but PyTorch sees 0 GPUs"):
         resolve_accelerator(args)
@@ -105,7 +102,7 @@ def test_what_the_machine_has_not(script: ModuleType) -> None:
     assert resolve_accelerator(script.parse(["data", "out"])) == "cpu"
 
 
-def test_sgd_with_momentum(script: ModuleType) -> None:
+def test_sgd_with_momentum(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--optimizer", "sgd", "--momentum", "0.5", "--lr", "0.1"])
     optimizer = make_optimizer(args)([torch.nn.Parameter(torch.zeros(1))])
     assert isinstance(optimizer, torch.optim.SGD)

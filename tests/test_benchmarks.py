@@ -1,29 +1,15 @@
 """The benchmarks run and find what they look for, on settings that take seconds."""
 
-import importlib.util
 import math
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from programs import load
 
 from ats.sampling import DESIGNS, Replacement
 
-
-def load(name: str) -> ModuleType:
-    """A file of ``benchmarks/``, which is no package."""
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    # Where dataclasses look for the module of their annotations.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-estimators = load("estimators")
+estimators = load("benchmarks/estimators.py")
 SMALL = estimators.Settings(
     side=5, n_patches=3, temperatures=(0.0, 3.0), draws=2, repetitions=200, seed=1
 )
@@ -107,7 +93,7 @@ def test_table_goes_between_the_markers():
 
 
 pytest.importorskip("lightning")
-image_size = load("image_size")
+image_size = load("benchmarks/image_size.py")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 

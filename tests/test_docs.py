@@ -1,12 +1,11 @@
 """The documentation says what the code does."""
 
 import doctest
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from programs import load
 
 import ats
 
@@ -14,16 +13,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(page.name for page in DOCS.glob("*.md"))
 
 
-def load_update_help() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("update_help", DOCS / "update_help.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-update_help = load_update_help()
+update_help = load("docs/update_help.py")
 
 
 @pytest.mark.parametrize("script", update_help.SCRIPTS)

@@ -1,16 +1,14 @@
 """Both networks of the 2019 program with its own weights: what they see, say and learn."""
 
-import importlib.util
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from golden import Arrays, assert_close, channels_first, load, tensor, torch_layout
+from programs import load as load_program
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +18,6 @@ from ats.sampling import DesignFunction, Generators
 from ats.sampling.successive import mass_outside, published_weights
 from ats.training.build import make_optimizer
 
-ROOT = Path(__file__).resolve().parents[1]
 ENTROPY_STRENGTH = 1e-4
 WEIGHT_DECAY = 1e-5
 
@@ -62,16 +59,6 @@ def fixed(indices: Tensor) -> DesignFunction:
         return indices, weights.to(attention.dtype)
 
     return design
-
-
-def script(name: str) -> ModuleType:
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def set_values(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
@@ -166,7 +153,7 @@ class Mnist(NamedTuple):
 
 def published_arguments() -> Namespace:
     """The command line of the script with the settings of 2019."""
-    args = script("mnist").parse(["data", "output", "--recipe", "published"])
+    args = load_program("scripts/mnist.py").parse(["data", "output", "--recipe", "published"])
     assert isinstance(args, Namespace)
     return args
 
@@ -180,7 +167,7 @@ def mnist(dtype: torch.dtype) -> Mnist:
     assert args.regularizer_strength == config["reg"] == ENTROPY_STRENGTH
     assert args.design == "published"
     args.design = fixed(tensor(arrays["flat_samples"]).long())
-    model = script("mnist").build_model(args, config["outputs"])
+    model = load_program("scripts/mnist.py").build_model(args, config["outputs"])
     set_values(model.parameters(), recorded_weights(arrays, "weight"))
     return Mnist(
         arrays,

@@ -1,6 +1,5 @@
 """Megapixel MNIST: against the program of 2019, an obviously right twin, and kill -9."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from programs import load
 from skimage.transform import rescale
 from test_mnist_files import idx
 from torch.utils.data import DataLoader
@@ -70,11 +70,8 @@ def copy(small: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_mnist", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> SimpleNamespace:
+    return load("scripts/make_mnist.py")
 
 
 # The data of the program of 2019
@@ -229,7 +226,7 @@ def kill_when(ready, command: list[str]) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_killed_run_is_completed_by_the_next(tmp_path: Path, script: ModuleType) -> None:
+def test_a_killed_run_is_completed_by_the_next(tmp_path: Path, script: SimpleNamespace) -> None:
     options = ["--digits", "optdigits", "--n_train", "150", "--n_test", "4000"]
     options += ["--width", "600", "--height", "400"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -457,7 +454,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path, changes, message: str) -> 
 
 
 def test_user_errors_are_one_line(
-    tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, script: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     for options, message in (
@@ -471,7 +468,7 @@ def test_user_errors_are_one_line(
         assert error.count("\n") == 1
 
 
-def test_help_shows_defaults_at_once(script: ModuleType) -> None:
+def test_help_shows_defaults_at_once(script: SimpleNamespace) -> None:
     code = (
         f"import runpy, sys; sys.argv = [{str(SCRIPT)!r}, '-h']\n"
         f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"

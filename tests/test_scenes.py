@@ -110,7 +110,8 @@ def test_photographs_are_decoded_once_and_anew_when_they_change(tmp_path: Path) 
 def test_a_damaged_decoded_photograph_is_made_anew(tmp_path: Path, damage: str) -> None:
     path = write_photograph(tmp_path / "a.png")
     cache = DecodedImages(tmp_path / "cache", 1 << 20)
-    wanted, view = np.array(cache.full(path)), cache.small(path, 0.3)
+    wanted = np.array(cache.full(path))
+    view = cache.small(path, 0.3, wanted)
     for kept in (tmp_path / "cache").iterdir():
         if damage == "empty":
             kept.write_bytes(b"")
@@ -120,7 +121,7 @@ def test_a_damaged_decoded_photograph_is_made_anew(tmp_path: Path, damage: str) 
             array = np.zeros(3) if damage == "other type" else np.array([{}])
             np.save(kept, array, allow_pickle=True)
     np.testing.assert_array_equal(cache.full(path), wanted)
-    np.testing.assert_array_equal(cache.small(path, 0.3), view)
+    np.testing.assert_array_equal(cache.small(path, 0.3, wanted), view)
     assert isinstance(cache.full(path), np.memmap)
 
 

@@ -1,17 +1,14 @@
 """The speed-limits script as a user runs it, and what it measures."""
 
-import csv
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from programs import load, rows, run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -26,27 +23,13 @@ from ats.training.pointing import box_centres, covers, offsets_of_positions
 from ats.training.start import start_from
 from ats.transforms import RandomChange
 
-ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "scripts" / "speed_limits.py"
+SCRIPT = "speed_limits.py"
 SMALL = ("--source", "synthetic", "--patch_size", "60x50", "--n_patches", "2", "--batch_size", "4")
 
 
-def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speed_limits_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> SimpleNamespace:
+    return load("scripts/speed_limits.py")
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +42,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run")
     options = ("--cache", data / "cache", "--epochs", "3", "--decrease_lr_at", "2")
-    done = run(data, output, *SMALL, *options)
+    done = run(SCRIPT, data, output, *SMALL, *options)
     assert "train_images: EMPTY 2, 50 2, 70 2, 80 2" in done.stdout
     assert "test_pointing" in done.stdout
     assert "Test error: " in done.stdout
     return output
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_defaults_are_those_of_the_experiment(script: ModuleType) -> None:
+def test_defaults_are_those_of_the_experiment(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out"])
     assert (args.optimizer, args.lr, args.clipnorm, args.momentum) == ("adam", 0.001, 1, 0.9)
     assert (args.decrease_lr_at, args.scale, args.patch_size) == (250, 0.3, (100, 100))
@@ -138,14 +116,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:
     options = (*SMALL, "--cache", data / "cache", "--decrease_lr_at", "2")
-    run(data, tmp_path, *options, "--epochs", "1")
-    run(data, tmp_path, *options, "--epochs", "3", "--resume")
+    run(SCRIPT, data, tmp_path, *options, "--epochs", "1")
+    run(SCRIPT, data, tmp_path, *options, "--epochs", "3", "--resume")
     wanted = load_file(trained / "weights_002.safetensors")
     got = load_file(tmp_path / "weights_002.safetensors")
     assert wanted.keys() == got.keys()
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
     assert (tmp_path / "points.txt").read_text() == (trained / "points.txt").read_text()
-    done = run(data, tmp_path, *options, "--resume", "--micro_batch", "2", check=False)
+    done = run(SCRIPT, data, tmp_path, *options, "--resume", "--micro_batch", "2", check=False)
     assert done.returncode == 2
     assert "batch_norm_micro_batch: 4 then, 2 now" in done.stderr
 
@@ -153,7 +131,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> None:
     start = ("--start", trained / "weights_002.safetensors", "--cache", data / "cache")
     more = ("--train_on", "both", "--composites", "8", "--epochs", "1")
-    done = run(data, tmp_path / "out", *SMALL, *start, *more)
+    done = run(SCRIPT, data, tmp_path / "out", *SMALL, *start, *more)
     assert "n_train: 16" in done.stdout
     assert "train_images: EMPTY 4, 50 4, 70 4, 80 4" in done.stdout
 
@@ -174,7 +152,7 @@ def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> No
 def test_errors_are_one_line(
     data: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = run(data, tmp_path, *arguments, "--cache", data / "cache", check=False)
+    done = run(SCRIPT, data, tmp_path, *arguments, "--cache", data / "cache", check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -284,7 +262,7 @@ def test_offsets_of_positions_are_those_of_sampling() -> None:
         assert torch.equal(everywhere[image, flat[image]], seen.offsets[image])
 
 
-def test_pointing_by_hand(data: Path, trained: Path, script: ModuleType) -> None:
+def test_pointing_by_hand(data: Path, trained: Path, script: SimpleNamespace) -> None:
     from ats.datasets.scenes import Scenes
     from ats.datasets.swedish_signs import SwedishSigns
 

@@ -1,7 +1,6 @@
 """The training script as a user runs it: real processes, really killed."""
 
 import contextlib
-import csv
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from programs import ROOT, command, rows, run
 from safetensors.torch import load_file
 
 from ats.training.batches import EpochBatches, default_micro_batch, image_generators
@@ -22,22 +22,8 @@ from ats.training.checkpoint import AtomicCheckpointIO
 from ats.training.folder import open_run
 from ats.training.history import COLUMNS
 
-ROOT = Path(__file__).parent.parent
 SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8")
 EPOCHS = 4
-
-
-def run(
-    script: str, *arguments: str | Path, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(script, *arguments), capture_output=True, text=True, cwd=ROOT)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-def command(script: str, *arguments: str | Path) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +47,7 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def history(output: Path) -> list[dict[str, str]]:
-    with (output / "history.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return rows(output / "history.csv")
 
 
 def weights(output: Path, epoch: int = EPOCHS - 1) -> dict[str, torch.Tensor]:

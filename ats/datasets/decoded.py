@@ -46,12 +46,12 @@ class DecodedImages:
             found = _load(kept)
         return pixels if found is None else found
 
-    def small(self, path: Path, scale: float) -> NDArray[np.uint8]:
-        """Small view (h, w, 3) of a photograph; see :func:`small_view`."""
+    def small(self, path: Path, scale: float, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Small view (h, w, 3) of a photograph with these pixels; see :func:`small_view`."""
         kept = self._kept_as(path, f"small-{scale:g}")
         found = _load(kept)
         if found is None:
-            found = small_view(self.full(path), scale)
+            found = small_view(pixels, scale)
             _save(kept, found)
         return np.array(found)
 

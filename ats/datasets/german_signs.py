@@ -50,11 +50,7 @@ class GermanSigns:
             raise ValueError(f"limits={unknown} are not among {', '.join(LIMITS)}")
         self.folder = Path(folder)
         self.limits = list(limits)
-
-    @property
-    def classes(self) -> list[str]:
-        """``EMPTY`` and the limits."""
-        return [EMPTY, *self.limits]
+        self.classes = [EMPTY, *limits]
 
     def scenes(self, *, train: bool) -> list[Scene]:
         """Scenes of the benchmark's training or test set, in the order of their numbers."""

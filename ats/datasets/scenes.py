@@ -132,14 +132,15 @@ class Scenes(Dataset[Batch]):
         shape: tuple[int, int] | None = None
         with progress_bar("scenes", len(self.scenes), unit=" images", shown=progress) as bar:
             for scene in self.scenes:
-                height, width, _ = self.decoded.full(scene.path).shape
+                pixels = self.decoded.full(scene.path)
+                height, width, _ = pixels.shape
                 if shape not in (None, (height, width)):
                     raise ValueError(
                         f"{scene.path} has {height} x {width} pixels, the scenes before it "
                         f"{shape[0]} x {shape[1]}; bring all to one size"
                     )
                 shape = (height, width)
-                views.append(self.decoded.small(scene.path, self.scale).transpose(2, 0, 1))
+                views.append(self.decoded.small(scene.path, self.scale, pixels).transpose(2, 0, 1))
                 bar.update()
         assert shape is not None
         return shape, torch.from_numpy(np.stack(views))

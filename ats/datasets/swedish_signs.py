@@ -70,11 +70,7 @@ class SwedishSigns:
     def __init__(self, folder: str | os.PathLike[str], limits: Sequence[str] = LIMITS) -> None:
         self.folder = Path(folder)
         self.limits = list(limits)
-
-    @property
-    def classes(self) -> list[str]:
-        """``EMPTY`` and the limits."""
-        return [EMPTY, *self.limits]
+        self.classes = [EMPTY, *limits]
 
     def scenes(self, *, train: bool) -> list[Scene]:
         """Scenes of one of the two parts, in the order of their names."""

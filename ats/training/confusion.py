@@ -10,9 +10,10 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from ats.datasets.batch import Batch
 from ats.files import atomic_path
 from ats.plots import save_confusion
+from ats.training.measured import Measured
 
 
-class Confusion(lightning.Callback):
+class Confusion(Measured):
     """After every epoch ``confusion.csv`` and ``confusion.png``: counts of the test set.
 
     A row for each true class, a column for each predicted one.
@@ -26,13 +27,7 @@ class Confusion(lightning.Callback):
         self.output = output
         self.classes = classes
         self.counts = MulticlassConfusionMatrix(len(classes))
-
-    def on_validation_epoch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Forget the former epoch."""
-        self.counts.to(pl_module.device)
-        self.counts.reset()
+        super().__init__([self.counts])
 
     def on_validation_batch_end(
         self,

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import lightning
-import torch
 from torch import Tensor
 
 from ats.datasets.batch import Batch
 from ats.files import atomic_path
 from ats.plots import save_boxes, save_image
-from ats.training.pictures import for_drawing, patch_boxes, save_attention, save_patches
+from ats.training.pictures import for_drawing, patch_boxes, predict, save_attention, save_patches
 
 COLUMNS = ("epoch", "example", "image", "class", "predicted", "patch", "x", "y", "weight")
 
@@ -74,12 +73,7 @@ class Examples(lightning.Callback):
         """Write the pictures of this epoch."""
         if not trainer.is_global_zero:
             return
-        model: Any = pl_module.model
-        model.eval()
-        with torch.no_grad():
-            batch = pl_module.transfer_batch_to_device(self.batch, pl_module.device, 0)
-            logits, seen = model(batch.x_low, batch.x_high)
-        model.train()
+        logits, seen = predict(pl_module, self.batch)
         epoch = trainer.current_epoch
         predicted = [self.classes[number] for number in logits.argmax(1).tolist()]
         truth = [self.classes[number] for number in self.batch.target.tolist()]

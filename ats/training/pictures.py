@@ -46,12 +46,7 @@ class Pictures(lightning.Callback):
         """Write the pictures of this epoch."""
         if not trainer.is_global_zero:
             return
-        model: Any = pl_module.model
-        model.eval()
-        with torch.no_grad():
-            batch = pl_module.transfer_batch_to_device(self.batch, pl_module.device, 0)
-            logits, seen = model(batch.x_low, batch.x_high)
-        model.train()
+        logits, seen = predict(pl_module, self.batch)
         self._save(trainer.current_epoch, int(logits.argmax()), seen)
 
     def _save(self, epoch: int, predicted: int, seen: AttentionSamplingOutput) -> None:
@@ -66,6 +61,19 @@ class Pictures(lightning.Callback):
             boxes=patch_boxes(seen, 0, self.batch.x_high.shapes[0]),
             title=f"Epoch {epoch + 1}: predicted {self.classes[predicted]}, true {truth}",
         )
+
+
+def predict(
+    pl_module: lightning.LightningModule, batch: Batch
+) -> tuple[Tensor, AttentionSamplingOutput]:
+    """Logits of a batch, and what was seen, by a network in training."""
+    model: Any = pl_module.model
+    model.eval()
+    with torch.no_grad():
+        batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+        logits, seen = model(batch.x_low, batch.x_high)
+    model.train()
+    return logits, seen
 
 
 def save_attention(folder: Path, epoch: int, attention: Tensor) -> Array:

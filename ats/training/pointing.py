@@ -12,9 +12,10 @@ from ats.datasets.batch import Batch
 from ats.datasets.scenes import Box
 from ats.geometry import patch_offsets
 from ats.nn import AttentionSamplingOutput, SamplePatches
+from ats.training.measured import Measured
 
 
-class Pointing(lightning.Callback):
+class Pointing(Measured):
     """Of the test images that show an object: how often a patch covers its centre.
 
     Logs ``test_pointing``, the share of these images in which at least one patch covers the centre
@@ -32,14 +33,7 @@ class Pointing(lightning.Callback):
         self.measures = names if any(boxes) else ()
         self.hits = MeanMetric()
         self.mass = MeanMetric()
-
-    def on_validation_epoch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Forget the former epoch."""
-        for metric in (self.hits, self.mass):
-            metric.to(pl_module.device)
-            metric.reset()
+        super().__init__([self.hits, self.mass])
 
     def on_validation_batch_end(
         self,
