@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ats import AttentionSampling, Classifier
+from ats.images import as_images
 from ats.networks import residual_features
 from ats.nn import glorot_uniform_
 
@@ -31,8 +32,17 @@ class OnePosition(nn.Module):
         return x_low.new_zeros(len(x_low), 1, 1, 1)
 
 
-class SmallViewClassifier(Classifier):
-    """A classifier of small views, which never asks for a pixel of the full resolution."""
+class WholeImageClassifier(Classifier):
+    """A classifier whose only patch is the whole image, of whatever size the batch has."""
+
+    def forward(self, x_low: Tensor, x_high: Any, **options: Any) -> Any:
+        """Logits, and what was seen."""
+        self.sampling.sample.patch_size = tuple(as_images(x_high).shapes[0].tolist())
+        return super().forward(x_low, x_high, **options)
+
+
+class SmallViewClassifier(WholeImageClassifier):
+    """The same for small views: it never asks for a pixel of the full resolution."""
 
     def forward(self, x_low: Tensor, x_high: Any, **options: Any) -> Any:
         """Logits, and what was seen."""
@@ -43,13 +53,8 @@ def build_whole(
     args: argparse.Namespace, n_classes: int, shape: tuple[int, int], *, small: bool
 ) -> Classifier:
     """The feature network on one patch that is the whole image, or its small view."""
-    from ats.datasets.decoded import small_shape
-
-    extents = small_shape(shape, args.scale) if small else shape
-    sampling = AttentionSampling(
-        OnePosition(), residual_features(), n_patches=1, patch_size=extents
-    )
-    kind = SmallViewClassifier if small else Classifier
+    sampling = AttentionSampling(OnePosition(), residual_features(), n_patches=1, patch_size=shape)
+    kind = SmallViewClassifier if small else WholeImageClassifier
     model = kind(sampling, 32, n_classes, scale=args.feature_scale or None)
     glorot_uniform_(model)
     return model

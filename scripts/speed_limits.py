@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 EXAMPLES = 8
 # The attention network takes 8 pixels away and has a position for 8 x 8 of the others.
 SMALLEST_VIEW = 16
-# Signs of composites stand in this part of the height, from the top.
+# Signs of composites stand in this part of the height, from the top, have heights in these bounds in
+# pixels, and are in the state of real ones, from 0, as new, to 1, as in bad photographs.
 ROWS = (0.15, 0.75)
+HEIGHTS = (16, 130)
+WEAR = 0.6
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -72,11 +75,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="real scenes; drawn signs pasted onto training scenes without a limit; or both",
     )
     add("--composites", type=positive_int, default=2000, help="composites of an epoch")
+    add(
+        "--composite_size",
+        type=patch_extents,
+        default=None,
+        help="HEIGHTxWIDTH of composites, cut out around their signs, with --train_on composites; "
+        "by default whole scenes",
+    )
     add("--start", type=Path, default=None, help="weights_EEE.safetensors of a run to start from")
     add("--cache", type=Path, default=None, help="folder for decoded images, or the user's cache")
     add("--cache_gib", type=positive_float, default=16, help="bound on the decoded images, GiB")
     add_training_arguments(parser)
-    return parse_with_recipe(parser, arguments)
+    args = parse_with_recipe(parser, arguments)
+    if args.composite_size and args.train_on != "composites":
+        parser.error(
+            f"--composite_size needs images of one size: take --train_on composites, not "
+            f"{args.train_on}"
+        )
+    return args
 
 
 def speed_limits(text: str) -> list[str]:
@@ -134,10 +150,18 @@ def training_set(
         parts.append(read(source.scenes(train=True), source.classes))
     if args.train_on != "scenes":
         backgrounds = read(source.backgrounds(), [EMPTY, "OTHER"])
-        draw = partial(draw_limit, ground=GROUNDS[args.source])
+        draw = partial(draw_limit, ground=GROUNDS[args.source], wear=WEAR)
+        smallest, largest = HEIGHTS
         parts.append(
             Composites(
-                backgrounds, source.classes, args.composites, draw=draw, rows=ROWS, seed=args.seed
+                backgrounds,
+                source.classes,
+                args.composites,
+                draw=draw,
+                heights=(smallest, min(largest, *(args.composite_size or HEIGHTS[1:]))),
+                rows=ROWS,
+                size=args.composite_size,
+                seed=args.seed,
             )
         )
     return parts[0] if len(parts) == 1 else Joined(parts)
@@ -194,7 +218,8 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
             class_weights=balanced_weights(data.targets, classes),
             attention_decay=1e-5,
             learning_rate_factor=lambda epoch: 0.1 if epoch >= args.decrease_lr_at else 1.0,
-            augment=RandomChange(),
+            # Signs of small composites lie anywhere as it is, and a pan would lose them.
+            augment=RandomChange(pan=0) if args.composite_size else RandomChange(),
         )
 
     run_script(train)

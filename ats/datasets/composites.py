@@ -12,8 +12,12 @@ from torch.utils.data import Dataset
 from ats.datasets.batch import Batch
 from ats.datasets.decoded import area_in_image, small_view
 from ats.datasets.scenes import EMPTY, Box, Scenes
-from ats.images import Overlay, PastedImages
+from ats.images import ArrayImages, Overlay, PastedImages
 from ats.images.pasted import paste
+
+# Drawing takes longer than training on a small composite: the first so many are drawn once. They take
+# about 20 kB each.
+KEPT = 20_000
 
 Draw = Callable[[str, np.random.Generator, int], NDArray[np.uint8]]
 """From a class, a source of randomness and a height to a picture (h, w, 4) with opacity."""
@@ -24,11 +28,13 @@ class Composite(NamedTuple):
 
     Attributes:
         background: index of the photograph.
+        corner: row and column in the photograph of the composite's first pixel.
         target: number of the class.
-        overlays: what is pasted.
+        overlays: what is pasted, in pixels of the composite.
     """
 
     background: int
+    corner: tuple[int, int]
     target: int
     overlays: tuple[Overlay, ...]
 
@@ -40,6 +46,9 @@ class Composites(Dataset[Batch]):
     classes take turns. Only the pixels of the patches are ever composed, and those of the small
     view that the object touches.
 
+    Small composites, cut out around their objects, teach a network to read the objects in a
+    fraction of the time; whole photographs then teach it to find them.
+
     Args:
         backgrounds: photographs that show no object of any class. Those labelled
             :data:`ats.datasets.scenes.EMPTY` make up the class of that name; objects are pasted
@@ -49,10 +58,13 @@ class Composites(Dataset[Batch]):
         draw: draws an object of a class; see :data:`Draw`.
         heights: smallest and largest height of an object in pixels; drawn with a uniform logarithm.
         rows: share of the height of the photograph, from the top, where centres of objects lie.
+        size: rows and columns of a composite, cut out of the photograph with the object anywhere in
+            it; by default the whole photograph.
         seed: of everything drawn.
 
     Raises:
-        ValueError: ``EMPTY`` is a class and no background has that label.
+        ValueError: ``EMPTY`` is a class and no background has that label, or the size is larger
+            than the photographs.
     """
 
     def __init__(
@@ -64,6 +76,7 @@ class Composites(Dataset[Batch]):
         draw: Draw,
         heights: tuple[int, int] = (16, 130),
         rows: tuple[float, float] = (0.0, 1.0),
+        size: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.backgrounds = backgrounds
@@ -72,7 +85,17 @@ class Composites(Dataset[Batch]):
         self.draw = draw
         self.heights = heights
         self.rows = rows
+        self.size = size or backgrounds.high_shape
+        if any(
+            not 0 < own <= whole
+            for own, whole in zip(self.size, backgrounds.high_shape, strict=True)
+        ):
+            raise ValueError(
+                f"size={self.size} must lie above 0 and within the {backgrounds.high_shape} pixels "
+                "of the backgrounds"
+            )
         self.seed = seed
+        self._made: dict[int, Composite] = {}
         labels = [scene.label for scene in backgrounds.scenes]
         self.empty = [number for number, label in enumerate(labels) if label == EMPTY]
         if EMPTY in self.classes and not self.empty:
@@ -97,33 +120,43 @@ class Composites(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of some composites."""
         made = [self.compose(index) for index in indices]
-        images = self.backgrounds.images([composite.background for composite in made])
-        plain = self.backgrounds.small_views([composite.background for composite in made])
-        for composite, view, array in zip(made, plain.numpy(), images.arrays, strict=True):
-            for overlay in composite.overlays:
-                self._paste_small(view, array.transpose(1, 2, 0), overlay)
+        photographs = self.backgrounds.images([composite.background for composite in made])
+        parts = [
+            array[(slice(None), *map(slice, composite.corner, np.add(composite.corner, self.size)))]
+            for composite, array in zip(made, photographs.arrays, strict=True)
+        ]
         return Batch(
-            x_low=plain,
-            x_high=PastedImages(images, [composite.overlays for composite in made]),
+            x_low=self._small_views(made, parts),
+            x_high=PastedImages(ArrayImages(parts), [composite.overlays for composite in made]),
             target=torch.tensor([composite.target for composite in made]),
             index=torch.tensor(indices),
         )
 
     def compose(self, index: int) -> Composite:
         """What composite ``index`` is made of."""
+        made = self._made.get(index) or self._compose(index)
+        if index < KEPT:
+            self._made[index] = made
+        return made
+
+    def _compose(self, index: int) -> Composite:
         rng = np.random.default_rng([self.seed, index])
         target = index % len(self.classes)
         label = self.classes[target]
-        if label == EMPTY:
-            return Composite(int(rng.choice(self.empty)), target, ())
-        background = int(rng.integers(len(self.backgrounds)))
+        empty = label == EMPTY
+        background = int(rng.choice(self.empty) if empty else rng.integers(len(self.backgrounds)))
         low, high = (math.log(height) for height in self.heights)
-        pixels = self.draw(label, rng, round(math.exp(rng.uniform(low, high))))
+        tall = round(math.exp(rng.uniform(low, high)))
+        # Without an object the place of one all the same: such parts are like the others.
+        pixels = np.zeros((tall, tall, 4), np.uint8) if empty else self.draw(label, rng, tall)
         height, width = self.backgrounds.high_shape
         top = rng.uniform(*self.rows) * height - pixels.shape[0] / 2
         left = rng.uniform(0, width - pixels.shape[1])
         top = min(max(top, 0), max(height - pixels.shape[0], 0))
-        return Composite(background, target, (Overlay(pixels, (int(top), int(left))),))
+        place = (int(top), int(left))
+        corner = self._corner(rng, place, pixels.shape[:2])
+        offset = (place[0] - corner[0], place[1] - corner[1])
+        return Composite(background, corner, target, () if empty else (Overlay(pixels, offset),))
 
     def boxes(self, index: int) -> tuple[Box, ...]:
         """Where composite ``index`` shows its object."""
@@ -133,6 +166,37 @@ class Composites(Dataset[Batch]):
             height, width = overlay.pixels.shape[:2]
             found.append((float(top), float(left), float(top + height), float(left + width)))
         return tuple(found)
+
+    def _corner(
+        self, rng: np.random.Generator, place: tuple[int, int], extents: tuple[int, ...]
+    ) -> tuple[int, int]:
+        """First pixel of a part of the photograph that shows as much of a place as it can."""
+        corner = []
+        for start, extent, own, whole in zip(
+            place, extents, self.size, self.backgrounds.high_shape, strict=True
+        ):
+            ends = sorted((start, start + extent - own))
+            first, last = (min(max(end, 0), whole - own) for end in ends)
+            corner.append(int(rng.integers(first, last + 1)))
+        return corner[0], corner[1]
+
+    def _small_views(
+        self, made: Sequence[Composite], parts: Sequence[NDArray[np.uint8]]
+    ) -> torch.Tensor:
+        """Small views (B, 3, h, w) of composites on these parts (3, H, W) of photographs."""
+        if self.size == self.backgrounds.high_shape:
+            views = self.backgrounds.small_views([composite.background for composite in made])
+            for composite, view, part in zip(made, views.numpy(), parts, strict=True):
+                for overlay in composite.overlays:
+                    self._paste_small(view, part.transpose(1, 2, 0), overlay)
+            return views
+        reduced = []
+        for composite, part in zip(made, parts, strict=True):
+            pixels = np.array(part.transpose(1, 2, 0), order="C")
+            for overlay in composite.overlays:
+                paste(pixels, overlay, (0, 0), self.size)
+            reduced.append(small_view(pixels, self.backgrounds.scale).transpose(2, 0, 1))
+        return torch.from_numpy(np.stack(reduced))
 
     def _paste_small(
         self, view: NDArray[np.uint8], image: NDArray[np.uint8], overlay: Overlay

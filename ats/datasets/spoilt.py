@@ -31,8 +31,8 @@ def as_seen(picture: Any, rng: np.random.Generator, height: int, wear: float) ->
 
     if height < 4:
         raise ValueError(f"height={height} must be at least 4 pixels")
-    if height * 3 < picture.height:
-        picture = picture.reduce(2)
+    # More than twice the pixels of the result are work without an effect.
+    picture = picture.reduce(max(1, picture.height // (2 * height)))
     pixels = np.asarray(picture, dtype=np.float32)
     worn = Image.fromarray(_worn(pixels, rng, wear).astype(np.uint8), "RGBA")
     turned = _turned(worn, rng, wear)
@@ -49,15 +49,15 @@ def as_seen(picture: Any, rng: np.random.Generator, height: int, wear: float) ->
     opacity = seen[..., 3:] / 255
     seen = np.concatenate([seen[..., :3] * opacity, seen[..., 3:]], 2)
     # Across more than down, as a car moves.
-    down = float(rng.uniform(0.2, 0.7) + wear * rng.uniform(0, 0.03) * height * rng.integers(0, 2))
-    across = down + wear * float(rng.uniform(0, 0.06) * height * (rng.random() < 0.3))
+    down = float(rng.uniform(0.2, 0.6) + wear * rng.uniform(0, 0.02) * height * rng.integers(0, 2))
+    across = down + wear * float(rng.uniform(0, 0.04) * height * (rng.random() < 0.2))
     blur = ImageFilter.GaussianBlur((across, down))
     channels = [
         Image.fromarray(seen[..., channel].astype(np.uint8)).filter(blur) for channel in range(4)
     ]
     blurred = np.stack([np.asarray(channel, dtype=np.float32) for channel in channels], 2)
     colour = blurred[..., :3] / np.maximum(blurred[..., 3:] / 255, 1e-3)
-    colour += rng.normal(0, wear * rng.uniform(0, 9), colour.shape)
+    colour += rng.normal(0, wear * rng.uniform(0, 7), colour.shape)
     out = np.concatenate([colour.clip(0, 255), blurred[..., 3:]], 2)
     return out.round().astype(np.uint8)
 
@@ -69,7 +69,7 @@ def _worn(
     size = pixels.shape[0]
     out = pixels.copy()
     colour = out[..., :3]
-    for _ in range(int(wear * rng.integers(0, 4))):
+    for _ in range(int(wear * rng.integers(0, 3))):
         spots = _clouds(rng, size) > rng.uniform(0.72, 0.95)
         tint = np.array([95, 60, 35]) * rng.uniform(0.5, 1.2)
         colour[spots] += (tint - colour[spots]) * rng.uniform(0.2, 0.7)
@@ -79,7 +79,7 @@ def _worn(
     axis = np.linspace(-0.5, 0.5, size)
     angle = rng.uniform(0, 2 * math.pi)
     slope = np.cos(angle) * axis[:, None] + np.sin(angle) * axis[None, :]
-    light = np.exp(rng.uniform(wear * math.log(0.22), math.log(1.1))) * (
+    light = np.exp(rng.uniform(wear * math.log(0.18), math.log(1.1))) * (
         1 + rng.uniform(0, 0.7) * slope
     )
     if rng.random() < 0.3 * wear:
@@ -120,7 +120,7 @@ def _turned(picture: Any, rng: np.random.Generator, wear: float) -> Any:
         wide.size,
         Image.Transform.PERSPECTIVE,
         _homography(moved, corners),
-        Image.Resampling.BICUBIC,
+        Image.Resampling.BILINEAR,
     )
 
 
