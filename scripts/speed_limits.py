@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 EXAMPLES = 8
 # The attention network takes 8 pixels away and has a position for 8 x 8 of the others.
 SMALLEST_VIEW = 16
-# Signs of composites stand in this part of the height, from the top, have heights in these bounds in
-# pixels, and are in the state of real ones, from 0, as new, to 1, as in bad photographs.
+# Signs of composites stand in this part of the scene's height, from the top.
 ROWS = (0.15, 0.75)
+# Heights of these signs in pixels.
 HEIGHTS = (16, 130)
+# Their state, from 0, as new, to 1, as in bad photographs: about that of real ones.
 WEAR = 0.6
 
 
@@ -167,6 +168,11 @@ def training_set(
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
+def largest_pan(shape: tuple[int, int]) -> int:
+    """100 pixels, but in small images less, which would lose many signs by it."""
+    return min(100, min(shape) // 8)
+
+
 def main(arguments: list[str] | None = None, build: Build = build_model) -> None:
     """Train and report; ``build`` makes another network than that of the experiment."""
     args = parse(arguments)
@@ -218,8 +224,7 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
             class_weights=balanced_weights(data.targets, classes),
             attention_decay=1e-5,
             learning_rate_factor=lambda epoch: 0.1 if epoch >= args.decrease_lr_at else 1.0,
-            # Signs of small composites lie anywhere as it is, and a pan would lose them.
-            augment=RandomChange(pan=0) if args.composite_size else RandomChange(),
+            augment=RandomChange(pan=largest_pan(args.composite_size or test.high_shape)),
         )
 
     run_script(train)

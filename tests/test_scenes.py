@@ -318,14 +318,18 @@ def make_composites(scenes: Scenes, **options: object) -> Composites:
     return Composites(scenes, [EMPTY, "A", "B"], 30, **given)  # type: ignore[arg-type]
 
 
-def test_a_composite_is_the_whole_image_with_an_object(scenes: Scenes) -> None:
-    composites = make_composites(scenes)
+@pytest.mark.parametrize("size", [None, (60, 50), (160, 31)])
+def test_a_composite_is_a_photograph_with_an_object(
+    scenes: Scenes, size: tuple[int, int] | None
+) -> None:
+    composites = make_composites(scenes, size=size)
     batch = composites.__getitems__(list(range(30)))
     offsets = torch.randint(-20, 230, (30, 9, 2), generator=torch.Generator().manual_seed(1))
     patches = batch.x_high.patches(offsets, (31, 23))
     for index in range(30):
         made = composites.compose(index)
-        pixels = whole(scenes, made.background)
+        (top, left), (height, width) = made.corner, size or scenes.high_shape
+        pixels = whole(scenes, made.background)[top : top + height, left : left + width].copy()
         for overlay in made.overlays:
             paste(pixels, overlay, (0, 0), pixels.shape[:2])
         image = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -357,6 +361,25 @@ def test_composites_keep_their_promises(scenes: Scenes) -> None:
     np.testing.assert_array_equal(
         scenes[0].x_low[0].permute(1, 2, 0), small_view(whole(scenes, 0), 0.3)
     )
+
+
+def test_small_composites_show_the_object_anywhere_in_them(scenes: Scenes) -> None:
+    composites = make_composites(scenes, size=(48, 44))
+    places = []
+    for index in range(30):
+        for top, left, bottom, right in composites.boxes(index):
+            assert 0 <= top < bottom <= 48
+            assert 0 <= left < right <= 44
+            places.append((top, left))
+    assert np.ptp(places, axis=0).min() > 15
+    # Of an object that is larger, as much as there is room for.
+    ((top, left, bottom, right),) = make_composites(scenes, size=(20, 9), heights=(30, 30)).boxes(1)
+    assert top <= 0
+    assert left <= 0
+    assert bottom >= 20
+    assert right >= 9
+    with pytest.raises(ValueError, match=r"size=\(161, 9\) must lie above 0 and within"):
+        make_composites(scenes, size=(161, 9))
 
 
 def test_the_empty_class_needs_empty_backgrounds(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The speed-limits script as a user runs it, and what it measures."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from programs import load, rows, run
+from programs import ROOT, load, rows, run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -59,6 +61,14 @@ def test_defaults_are_those_of_the_experiment(script: SimpleNamespace) -> None:
     assert model.sampling.sample.receptive_field == 9
     assert model.sampling.softmax.smoothing == 1e-4
     assert sampling_arguments(args)["n_patches"] == 5
+
+
+def test_small_composites_are_not_joined_with_scenes(
+    script: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", "--train_on", "both", "--composite_size", "200x200"])
+    assert "take --train_on composites, not both" in capsys.readouterr().err
 
 
 def test_everything_is_written(trained: Path) -> None:
@@ -136,10 +146,32 @@ def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> No
     assert "train_images: EMPTY 4, 50 4, 70 4, 80 4" in done.stdout
 
 
+def test_small_composites_train_a_whole_image_network_too(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = ("--cache", data / "cache", "--train_on", "composites", "--composites", "8")
+    size = ("--composite_size", "80x90", "--epochs", "1")
+    start = ("--start", trained / "weights_002.safetensors")
+    run(SCRIPT, data, tmp_path / "out", *SMALL, *options, *size, *start)
+    # From small images to whole ones, as weights of the same shapes.
+    for network in ("small", "full"):
+        whole = [sys.executable, "benchmarks/whole_image.py", "--network", network, str(data)]
+        given = [str(argument) for argument in (*SMALL, *options, *size)]
+        subprocess.run([*whole, str(tmp_path / network), *given], check=True, cwd=ROOT)
+        start = ("--start", tmp_path / network / "weights_000.safetensors", "--epochs", "1")
+        given = [str(argument) for argument in (*SMALL, *start, *options[:2])]
+        subprocess.run([*whole, str(tmp_path / f"{network}-2"), *given], check=True, cwd=ROOT)
+        assert rows(tmp_path / f"{network}-2" / "history.csv")[0]["test_pointing"] == "1.0"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--source", "gtsdb"), "gt.txt is missing: give the benchmark's folder"),
+        (
+            ("--source", "synthetic", "--train_on", "composites", "--composite_size", "20x700"),
+            "size=(20, 700) must lie above 0 and within the (480, 640) pixels",
+        ),
         (("--source", "synthetic", "--start", "none"), "start=none is no file"),
         (("--source", "synthetic", "--scale", "2"), "scale=2.0 must lie above 0"),
         (

@@ -15,7 +15,7 @@ from ats.datasets.scenes import EMPTY, Box, Scenes
 from ats.images import ArrayImages, Overlay, PastedImages
 from ats.images.pasted import paste
 
-# Drawing takes longer than training on a small composite: the first so many are drawn once. They take
+# Drawing takes longer than training on a small composite: the first so many are drawn once, and take
 # about 20 kB each.
 KEPT = 20_000
 

@@ -14,7 +14,7 @@ from ats.files import atomic_folder
 from ats.images import Overlay
 from ats.images.pasted import paste
 
-HEIGHT, WIDTH = 480, 640
+HEIGHT, WIDTH = 360, 480
 N_TRAIN, N_TEST = 800, 200
 # Heights of signs in pixels.
 SMALLEST, LARGEST = 45, 95
