@@ -1,9 +1,10 @@
 """Attention sampling against the same network on whole images, on real street scenes.
 
-For each method and seed: a training from scratch on the few real scenes alone (``plain``), and a
-training on composites together with the real scenes, gone on with on the real scenes alone
-(``composites``). One table of test accuracy, pointing, time and memory. Runs go one after another;
-the command can be stopped and given again, and goes on where it was.
+For each method and seed: a training from scratch on the few real scenes alone (``plain``), or one
+in four stages (``composites``): small composites that teach to read signs, larger ones that teach
+to find them, whole composites together with the real scenes, and the real scenes alone. One table
+of test accuracy, pointing, time and memory. Runs go one after another; the command can be stopped
+and given again, and goes on where it was.
 
     python benchmarks/street_scenes.py data/gtsdb runs/street --seeds 3
 """
@@ -25,12 +26,53 @@ from ats.training.history import Row, read_history
 ROOT = Path(__file__).parent.parent
 SPEED_LIMITS = (str(ROOT / "scripts" / "speed_limits.py"),)
 WHOLE = (str(ROOT / "benchmarks" / "whole_image.py"), "--network")
+
+
+class Method(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        command: script with its own arguments.
+        n_patches: of attention sampling.
+    """
+
+    command: tuple[str, ...]
+    n_patches: int | None = None
+
+
 METHODS = {
-    "attention, 5 patches": (*SPEED_LIMITS, "--n_patches", "5"),
-    "attention, 10 patches": (*SPEED_LIMITS, "--n_patches", "10"),
-    "whole image, scale 0.3": (*WHOLE, "small"),
-    "whole image, full size": (*WHOLE, "full"),
+    "attention, 5 patches": Method(SPEED_LIMITS, 5),
+    "attention, 10 patches": Method(SPEED_LIMITS, 10),
+    "whole image, scale 0.3": Method((*WHOLE, "small")),
+    "whole image, full size": Method((*WHOLE, "full")),
 }
+
+
+class Stage(NamedTuple):
+    """A part of a training.
+
+    Attributes:
+        name: for its folder.
+        options: of every method.
+        sampling: of attention sampling alone, in place of the method's number of patches.
+    """
+
+    name: str
+    options: str
+    sampling: str = ""
+
+
+SMALL = "--train_on composites --composites 8000"
+PLAIN = (Stage("plain", "--epochs 40"),)
+COMPOSITES = (
+    Stage(
+        "1-read", f"{SMALL} --composite_size 56x56 --epochs 8", "--n_patches 1 --patch_size 56x56"
+    ),
+    Stage("2-find", f"{SMALL} --composite_size 200x200 --epochs 3", "--n_patches 2"),
+    Stage("3-both", "--train_on both --composites 1200 --epochs 6"),
+    Stage("4-real", "--epochs 6 --lr 0.0003"),
+)
+TRAININGS = {"plain": PLAIN, "composites": COMPOSITES}
 LIMITS = "30,50,70,80,100,120"
 
 
@@ -61,25 +103,23 @@ def run(command: list[str], folder: Path) -> tuple[list[Row], Cost]:
 
 
 def train(
-    method: str, seed: int, args: argparse.Namespace, extra: list[str]
+    name: str, seed: int, args: argparse.Namespace, extra: list[str]
 ) -> tuple[list[Row], Cost]:
-    """A plain training, or one on composites and then on real scenes."""
-    name = f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
-    given = ["--source", "gtsdb", "--limits", LIMITS, "--seed", str(seed), *extra]
-
-    def command(folder: Path, *options: str) -> list[str]:
-        script, *others = METHODS[method]
-        return [script, *others, str(args.dataset), str(folder), *given, *options]
-
-    if args.training == "plain":
-        folder = args.output / f"plain-{name}"
-        return run(command(folder, "--epochs", str(args.epochs)), folder)
-    first, second = args.output / f"first-{name}", args.output / f"second-{name}"
-    composites = ("--train_on", "both", "--composites", str(args.composites))
-    epochs = args.pretraining_epochs
-    run(command(first, *composites, "--epochs", str(epochs)), first)
-    start = str(first / f"weights_{epochs - 1:03d}.safetensors")
-    return run(command(second, "--start", start, "--epochs", str(args.epochs)), second)
+    """Every stage of a training, each from the weights of the one before; the last one's result."""
+    method = METHODS[name]
+    script, *own = method.command
+    start: list[str] = []
+    result: tuple[list[Row], Cost] | None = None
+    for stage in TRAININGS[args.training]:
+        folder = args.output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}" / stage.name
+        options = [*stage.options.split(), *start, "--batch_size", "8", "--seed", str(seed)]
+        if method.n_patches:
+            options += (stage.sampling or f"--n_patches {method.n_patches}").split()
+        data = [str(args.dataset), str(folder), "--source", "gtsdb", "--limits", LIMITS]
+        result = run([script, *own, *data, *options, *extra], folder)
+        start = ["--start", str(max(folder.glob("weights_*.safetensors")))]
+    assert result is not None
+    return result
 
 
 def row_of(method: str, runs: list[tuple[list[Row], Cost]]) -> str:
@@ -104,12 +144,9 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("dataset", type=Path, help="folder of the German Traffic Sign Detection Benchmark")
     add("output", type=Path, help="folder for the runs")
-    add("--training", choices=("plain", "composites"), default="composites")
+    add("--training", choices=TRAININGS, default="composites")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
-    add("--composites", type=int, default=4000, help="composites of an epoch (default: 4000)")
-    add("--pretraining_epochs", type=int, default=4, help="epochs on composites (default: 4)")
-    add("--epochs", type=int, default=20, help="epochs on real scenes (default: 20)")
     args, extra = parser.parse_known_args(arguments)
     results: dict[str, list[tuple[list[Row], Cost]]] = {name: [] for name in args.methods}
     # Seed by seed, so that a command that is stopped early has compared all methods.

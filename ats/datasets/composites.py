@@ -15,8 +15,8 @@ from ats.datasets.scenes import EMPTY, Box, Scenes
 from ats.images import ArrayImages, Overlay, PastedImages
 from ats.images.pasted import paste
 
-# Drawing takes longer than training on a small composite: the first so many are drawn once, and take
-# about 20 kB each.
+# Drawing takes longer than training on a small composite: the first so many are drawn once, and
+# take about 20 kB each.
 KEPT = 20_000
 
 Draw = Callable[[str, np.random.Generator, int], NDArray[np.uint8]]
