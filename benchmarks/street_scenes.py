@@ -1,10 +1,10 @@
 """Attention sampling against the same network on whole images, on real street scenes.
 
 For each method and seed: a training from scratch on the few real scenes alone (``plain``), or one
-in four stages (``composites``): small composites that teach to read signs, larger ones that teach
-to find them, whole composites together with the real scenes, and the real scenes alone. One table
-of test accuracy, pointing, time and memory. Runs go one after another; the command can be stopped
-and given again, and goes on where it was.
+in four stages (``composites``): small composites with large signs, small composites with signs of
+any size, whole composites together with the real scenes, and the real scenes alone. One table of
+test accuracy, pointing, time and memory. Runs go one after another; the command can be stopped and
+given again, and goes on where it was.
 
     python benchmarks/street_scenes.py data/gtsdb runs/street --seeds 3
 """
@@ -62,13 +62,11 @@ class Stage(NamedTuple):
     sampling: str = ""
 
 
-SMALL = "--train_on composites --composites 8000"
+SMALL = "--train_on composites --composites 8000 --composite_size 200x200"
 PLAIN = (Stage("plain", "--epochs 40"),)
 COMPOSITES = (
-    Stage(
-        "1-read", f"{SMALL} --composite_size 56x56 --epochs 8", "--n_patches 1 --patch_size 56x56"
-    ),
-    Stage("2-find", f"{SMALL} --composite_size 200x200 --epochs 3", "--n_patches 2"),
+    Stage("1-large", f"{SMALL} --composite_heights 45-95 --epochs 2", "--n_patches 2"),
+    Stage("2-small", f"{SMALL} --epochs 3", "--n_patches 2"),
     Stage("3-both", "--train_on both --composites 1200 --epochs 6"),
     Stage("4-real", "--epochs 6 --lr 0.0003"),
 )

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 EXAMPLES = 8
 # The attention network takes 8 pixels away and has a position for 8 x 8 of the others.
 SMALLEST_VIEW = 16
+# What can be drawn.
+SMALLEST_SIGN = 4
 # Signs of composites stand in this part of the scene's height, from the top.
 ROWS = (0.15, 0.75)
-# Heights of these signs in pixels.
-HEIGHTS = (16, 130)
 # Their state, from 0, as new, to 1, as in bad photographs: about that of real ones.
 WEAR = 0.6
 
@@ -83,6 +83,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="HEIGHTxWIDTH of composites, cut out around their signs, with --train_on composites; "
         "by default whole scenes",
     )
+    add(
+        "--composite_heights",
+        type=heights,
+        default="16-130",
+        help="SMALLEST-LARGEST height in pixels of the signs of composites",
+    )
     add("--start", type=Path, default=None, help="weights_EEE.safetensors of a run to start from")
     add("--cache", type=Path, default=None, help="folder for decoded images, or the user's cache")
     add("--cache_gib", type=positive_float, default=16, help="bound on the decoded images, GiB")
@@ -102,6 +108,19 @@ def speed_limits(text: str) -> list[str]:
     if not all(limit.isdecimal() for limit in limits) or len(set(limits)) < len(limits):
         raise argparse.ArgumentTypeError(f"{text!r} must be different limits, such as 50,70,80")
     return limits
+
+
+def heights(text: str) -> tuple[int, int]:
+    """``20-50`` as the smallest and the largest height of a sign."""
+    parts = text.split("-")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} must be SMALLEST-LARGEST, such as 16-130")
+    smallest, largest = map(int, parts)
+    if not SMALLEST_SIGN <= smallest <= largest:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must begin at {SMALLEST_SIGN} pixels or more, and not end below that"
+        )
+    return smallest, largest
 
 
 def build_model(
@@ -152,14 +171,13 @@ def training_set(
     if args.train_on != "scenes":
         backgrounds = read(source.backgrounds(), [EMPTY, "OTHER"])
         draw = partial(draw_limit, ground=GROUNDS[args.source], wear=WEAR)
-        smallest, largest = HEIGHTS
         parts.append(
             Composites(
                 backgrounds,
                 source.classes,
                 args.composites,
                 draw=draw,
-                heights=(smallest, min(largest, *(args.composite_size or HEIGHTS[1:]))),
+                heights=args.composite_heights,
                 rows=ROWS,
                 size=args.composite_size,
                 seed=args.seed,

@@ -71,6 +71,22 @@ def test_small_composites_are_not_joined_with_scenes(
     assert "take --train_on composites, not both" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("20", "must be SMALLEST-LARGEST"), ("50-20", "not end below"), ("3-9", "begin at 4 pixels")],
+)
+def test_heights_of_signs(
+    script: SimpleNamespace, capsys: pytest.CaptureFixture[str], value: str, message: str
+) -> None:
+    assert script.parse(["data", "out", "--composite_heights", "20-20"]).composite_heights == (
+        20,
+        20,
+    )
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", "--composite_heights", value])
+    assert message in capsys.readouterr().err
+
+
 def test_everything_is_written(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"classes.csv", "confusion.csv", "confusion.png", "points.txt", "model.txt"} <= names
@@ -154,16 +170,16 @@ def test_small_composites_train_a_whole_image_network_too(
     start = ("--start", trained / "weights_002.safetensors")
     run(SCRIPT, data, tmp_path / "out", *SMALL, *options, *size, *start)
     # From small images to whole ones, as weights of the same shapes.
-    for network in ("small", "full"):
-        whole = [sys.executable, "benchmarks/whole_image.py", "--network", network, str(data)]
-        given = [str(argument) for argument in (*SMALL, *options, *size)]
-        subprocess.run([*whole, str(tmp_path / network), *given], check=True, cwd=ROOT)
-        start = ("--start", tmp_path / network / "weights_000.safetensors", "--epochs", "1")
-        given = [str(argument) for argument in (*SMALL, *start, *options[:2])]
-        subprocess.run([*whole, str(tmp_path / f"{network}-2"), *given], check=True, cwd=ROOT)
-        # One patch, the whole.
-        (row,) = rows(tmp_path / f"{network}-2" / "history.csv")
-        assert float(row["test_entropy"]) == pytest.approx(0, abs=1e-5)
+    whole = [sys.executable, "benchmarks/whole_image.py", "--network", "small", str(data)]
+    first, second = tmp_path / "first", tmp_path / "second"
+    given = [str(argument) for argument in (*SMALL, *options, *size)]
+    subprocess.run([*whole, str(first), *given], check=True, cwd=ROOT)
+    start = ("--start", first / "weights_000.safetensors", "--epochs", "1")
+    given = [str(argument) for argument in (*SMALL, *start, *options[:2])]
+    subprocess.run([*whole, str(second), *given], check=True, cwd=ROOT)
+    # One patch, the whole.
+    (row,) = rows(second / "history.csv")
+    assert float(row["test_entropy"]) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
