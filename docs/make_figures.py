@@ -9,7 +9,7 @@ DOCS = Path(__file__).parent
 FIGURES = {
     "optdigits-500": ("Embedded digits 500 x 500, no noise, 2,000 images", ("default",)),
     "mnist-500": ("Megapixel MNIST 500 x 500, no noise, 5,000 images", ("default", "published")),
-    "drawn-scenes": ("Drawn street scenes 480 x 640, 800 images", ("default",)),
+    "drawn-scenes": ("Drawn street scenes 360 x 480, 800 images", ("default",)),
     "mnist-1500": ("Megapixel MNIST 1500 x 1500 with noise, 2,500 images", ("default",)),
 }
 
