@@ -341,8 +341,8 @@ def test_pointing_by_hand(data: Path, trained: Path, script: SimpleNamespace) ->
         mass = 0.0
         # One logit for 8 x 8 pixels of the small view, the outermost 4.5 pixels of it lost.
         for row, column in np.ndindex(12, 17):
-            centre_y = (4.5 + (row + 0.5) * (144 - 9) / 17) / 0.3
-            centre_x = (4.5 + (column + 0.5) * (192 - 9) / 23) / 0.3
+            centre_y = (4.5 + (row + 0.5) * (108 - 9) / 12) / 0.3
+            centre_x = (4.5 + (column + 0.5) * (144 - 9) / 17) / 0.3
             down, across = y - round(centre_y - 30), x - round(centre_x - 25)
             if 0 <= down < 60 and 0 <= across < 50:
                 mass += float(seen.attention[image, row, column])
