@@ -1,8 +1,18 @@
 """Attention sampling: learn from images that are too big to look at."""
 
+from ats.ahead import Drawn, read_ahead
 from ats.entropy import entropy
 from ats.geometry import patch_offsets
-from ats.images import ArrayImages, Images, SparseImages, TensorImages, as_images
+from ats.images import (
+    ArrayImages,
+    FileImages,
+    Images,
+    SparseImages,
+    TensorImages,
+    as_images,
+    open_image,
+)
+from ats.nested import NestedSampling, NestedSamplingOutput
 from ats.nn import (
     AttentionSampling,
     AttentionSamplingOutput,
@@ -23,9 +33,13 @@ __all__ = [
     "AttentionSampling",
     "AttentionSamplingOutput",
     "Classifier",
+    "Drawn",
     "Expectation",
+    "FileImages",
     "Images",
     "L2Normalize",
+    "NestedSampling",
+    "NestedSamplingOutput",
     "Sample",
     "SamplePatches",
     "SampleSoftmax",
@@ -36,6 +50,8 @@ __all__ = [
     "expectation",
     "extract_patches",
     "local_contrast",
+    "open_image",
     "patch_offsets",
+    "read_ahead",
     "sample",
 ]

@@ -36,6 +36,12 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
+def cache_folder(name: str) -> Path:
+    """Where files are kept for later runs: ``$XDG_CACHE_HOME/ats/NAME``, or below ``~/.cache``."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "ats" / name
+
+
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside the target, which takes the target's place when the block ends.

@@ -17,11 +17,12 @@ def patch_offsets(
     high_shape: Shape,
     patch_size: Sequence[int],
     receptive_field: int = 0,
+    content_shape: Shape | None = None,
 ) -> Tensor:
     """First corners of the patches that are centred on attention-map positions.
 
-    With scale = high / low for each dimension and r the receptive field of the attention network,
-    step = (low - r) * scale / map and
+    With scale = high / content for each dimension and r the receptive field of the attention
+    network, step = (low - r) * scale / map and
     offset = round_half_even(r/2 * scale + position * step + step/2 - patch/2).
 
     Computed in float32 and in this order, which decides exact ties of one half as the 2019 program
@@ -35,6 +36,8 @@ def patch_offsets(
         patch_size: extents of a patch in pixels, D.
         receptive_field: receptive field of the attention network in pixels of the small view, 0
             where its convolutions keep the size ("same" padding).
+        content_shape: extents of that part of the small view, from its first pixel on, that shows
+            the image, D or (B, D); the rest is padding. By default all of it.
 
     Returns:
         (B, N, D) int64; may be negative or reach over the far border.
@@ -65,10 +68,43 @@ def patch_offsets(
             f"receptive_field={receptive_field} leaves nothing of low_shape={tuple(low_shape)}; "
             "give a larger small view"
         )
-    scale = high / low
+    content = low
+    if content_shape is not None:
+        content = _extents("content_shape", content_shape, batch, dim, positions)
+    scale = high / content
     step = (low - receptive_field) * scale / maps
     centre = receptive_field / 2 * scale + positions.float() * step + step / 2
     return torch.round(centre - patch / 2).long()
+
+
+def content_positions(
+    map_shape: Sequence[int], low_shape: Sequence[int], content_shape: Tensor, receptive_field: int
+) -> Tensor:
+    """Which positions of an attention map have their centre on the image, and not on padding.
+
+    Args:
+        map_shape: extents of the attention map, D.
+        low_shape: extents of the padded small views, D.
+        content_shape: (B, D) extents of the part of each that shows the image.
+        receptive_field: of the attention network in pixels of the small view.
+
+    Returns:
+        (B, \\*map) bool; the first position of an image is always among them.
+
+    >>> content_positions([4], [8], torch.tensor([[8], [3], [0]]), 0)
+    tensor([[ True,  True,  True,  True],
+            [ True,  True, False, False],
+            [ True, False, False, False]])
+    """
+    batch, dim = content_shape.shape
+    inside = torch.ones(batch, *[1] * dim, dtype=torch.bool, device=content_shape.device)
+    for axis, (positions, low) in enumerate(zip(map_shape, low_shape, strict=True)):
+        step = (low - receptive_field) / positions
+        index = torch.arange(positions, device=content_shape.device)
+        centre = receptive_field / 2 + (index + 0.5) * step
+        along = (centre < content_shape[:, axis, None]) | (index == 0)
+        inside = inside & along.reshape(batch, *(-1 if a == axis else 1 for a in range(dim)))
+    return inside
 
 
 def _extents(name: str, shape: Shape, batch: int, dim: int, like: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ats import sampling
-from ats.geometry import Shape, patch_offsets
+from ats.ahead import Drawn, in_background
+from ats.geometry import Shape, content_positions, patch_offsets
 from ats.images import Images, as_images
 from ats.prior import log_prior
-from ats.sampling import DesignLike, Generators
+from ats.sampling import DesignLike, Generators, importance_weights
+from ats.sampling.design import TINY
 
 PRIOR_FLOOR = 1e-3
 """Prior of the emptiest position relative to the largest: rarely sampled, never ruled out."""
@@ -39,7 +41,8 @@ class AttentionSamplingOutput(NamedTuple):
 class SampleSoftmax(nn.Module):
     """Softmax over a whole attention map, mixed with a little of the uniform distribution.
 
-    a = (1 - s) softmax(logits) + s / K over all K positions of an image.
+    a = (1 - s) softmax(logits) + s / K over all K positions of an image. Positions that are ruled
+    out have a = 0 and do not count.
 
     Args:
         smoothing: s in [0, 1].
@@ -54,12 +57,23 @@ class SampleSoftmax(nn.Module):
             raise ValueError(f"smoothing={smoothing} must lie in [0, 1]")
         self.smoothing = smoothing
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Attention (B, \\*map), at least float32, of logits (B, \\*map)."""
+    def forward(self, logits: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Attention (B, \\*map), at least float32, of logits (B, \\*map).
+
+        Args:
+            logits: of each position.
+            allowed: (B, \\*map) bool, False where a position is ruled out; all are allowed if None.
+        """
         rows = logits.flatten(1)
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32)).softmax(1)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        share: Tensor | float = 1 / rows.shape[1]
+        if allowed is not None:
+            open_rows = allowed.flatten(1)
+            rows = rows.masked_fill(~open_rows, -torch.inf)
+            share = open_rows / open_rows.sum(1, keepdim=True)
+        rows = rows.softmax(1)
         if self.smoothing:
-            rows = (1 - self.smoothing) * rows + self.smoothing / rows.shape[1]
+            rows = (1 - self.smoothing) * rows + self.smoothing * share
         return rows.reshape(logits.shape)
 
 
@@ -105,6 +119,7 @@ class SamplePatches(nn.Module):
         *,
         generator: Generators = None,
         n_patches: int | None = None,
+        content_shape: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Patches, weights, positions and offsets.
 
@@ -114,12 +129,37 @@ class SamplePatches(nn.Module):
             x_high: full-resolution images, a tensor (B, C, \\*high) or :class:`ats.Images`.
             generator: source of randomness.
             n_patches: in place of the module's own.
+            content_shape: (B, D) extents of that part of each small view that shows the image.
 
         Returns:
             Patches (B, N, C, \\*patch) as stored, weights (B, N), positions and offsets (B, N, D).
 
         Raises:
             ValueError: batch sizes or dimensions differ, or sampling is impossible.
+        """
+        positions, weights, offsets = self.locate(
+            attention,
+            x_low,
+            x_high,
+            generator=generator,
+            n_patches=n_patches,
+            content_shape=content_shape,
+        )
+        return as_images(x_high).patches(offsets, self.patch_size), weights, positions, offsets
+
+    def locate(
+        self,
+        attention: Tensor,
+        x_low: Tensor,
+        x_high: Images | Tensor,
+        *,
+        generator: Generators = None,
+        n_patches: int | None = None,
+        content_shape: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (B, N, D), weights (B, N) and offsets (B, N, D), without reading any pixel.
+
+        Arguments and errors are those of :meth:`forward`.
         """
         images = as_images(x_high)
         high_shape: Shape = images.shapes
@@ -139,8 +179,9 @@ class SamplePatches(nn.Module):
             high_shape=high_shape,
             patch_size=self.patch_size,
             receptive_field=self.receptive_field,
+            content_shape=content_shape,
         )
-        return images.patches(offsets, self.patch_size), weights, positions, offsets
+        return positions, weights, offsets
 
 
 class Expectation(nn.Module):
@@ -223,6 +264,8 @@ class AttentionSampling(nn.Module):
         *,
         generator: Generators = None,
         n_patches: int | None = None,
+        content_shape: Tensor | None = None,
+        drawn: Drawn | None = None,
     ) -> AttentionSamplingOutput:
         """Look at the small view, then at N patches.
 
@@ -234,16 +277,30 @@ class AttentionSampling(nn.Module):
             x_high: full-resolution images, a tensor (B, C, \\*high) or :class:`ats.Images`.
             generator: source of randomness, one or one for each image.
             n_patches: in place of the module's own, such as more for a prediction.
+            content_shape: (B, D) extents of that part of each small view, from its first pixel on,
+                that shows the image; no position is drawn from the rest. All of it by default. See
+                :func:`ats.images.pad_small_views`.
+            drawn: by :meth:`draw` for these images, in place of drawing and reading now.
 
         Raises:
             ValueError: the logits have another shape than the documented ones, or the arguments
                 do not fit each other.
         """
         x_low = unit_float(x_low)
-        attention = self.attend(x_low)
-        patches, weights, positions, offsets = self.sample(
-            attention, x_low, x_high, generator=generator, n_patches=n_patches
-        )
+        attention = self.attend(x_low, content_shape)
+        if drawn is None:
+            patches, weights, positions, offsets = self.sample(
+                attention,
+                x_low,
+                x_high,
+                generator=generator,
+                n_patches=n_patches,
+                content_shape=content_shape,
+            )
+        else:
+            positions, offsets, patches = drawn.positions, drawn.offsets, drawn.patches.result()
+            centred = getattr(self.sample.design, "centred", False)
+            weights = importance_weights(_at(attention, positions), drawn.ratio, centred)
         patches = unit_float(patches.to(x_low.device, non_blocking=True)).to(x_low.dtype)
         features = self.feature(patches.flatten(0, 1))
         features = features.unflatten(0, weights.shape)
@@ -251,8 +308,41 @@ class AttentionSampling(nn.Module):
             self.expectation(features, weights), attention, patches, positions, offsets, weights
         )
 
-    def attend(self, x_low: Tensor) -> Tensor:
-        """Attention (B, \\*map) of small views (B, C, \\*low)."""
+    @torch.no_grad()
+    def draw(
+        self,
+        x_low: Tensor,
+        x_high: Images | Tensor,
+        *,
+        generator: Generators = None,
+        content_shape: Tensor | None = None,
+    ) -> Drawn:
+        """Draw positions from the attention of now, and begin to read their patches.
+
+        Given to :meth:`forward` later, when the networks have changed, the estimate is unbiased all
+        the same. Arguments are those of :meth:`forward`.
+
+        Raises:
+            ValueError: the design is no :class:`ats.sampling.Design`, so that its weights belong to
+                the attention that it drew from.
+        """
+        if not isinstance(self.sample.design, sampling.Design):
+            raise ValueError(
+                f"design={self.sample.design} cannot draw ahead, since its weights are not those "
+                "of importance sampling; take a design of ats.sampling.Design, such as systematic"
+            )
+        x_low = unit_float(x_low)
+        attention = self.attend(x_low, content_shape)
+        positions, weights, offsets = self.sample.locate(
+            attention, x_low, x_high, generator=generator, content_shape=content_shape
+        )
+        ratio = weights.double() / _at(attention, positions).double().clamp_min(TINY)
+        images, size = as_images(x_high), self.sample.patch_size
+        patches = in_background(lambda: images.patches(offsets, size))
+        return Drawn(positions, ratio, offsets, patches)
+
+    def attend(self, x_low: Tensor, content_shape: Tensor | None = None) -> Tensor:
+        """Attention (B, \\*map) of small views (B, C, \\*low), 0 on padding."""
         logits: Tensor = self.attention(x_low)
         if logits.dim() == x_low.dim():
             if logits.shape[1] != 1:
@@ -271,7 +361,15 @@ class AttentionSampling(nn.Module):
             prior = self.prior(x_low)
             margin = self.sample.receptive_field
             logits = logits + log_prior(prior, tuple(logits.shape[1:]), margin, PRIOR_FLOOR)
-        attention: Tensor = self.softmax(logits)
+        allowed = None
+        if content_shape is not None:
+            allowed = content_positions(
+                logits.shape[1:],
+                x_low.shape[2:],
+                content_shape.to(logits.device),
+                self.sample.receptive_field,
+            )
+        attention: Tensor = self.softmax(logits, allowed)
         return attention
 
 
@@ -307,9 +405,12 @@ class Classifier(nn.Module):
         *,
         generator: Generators = None,
         n_patches: int | None = None,
+        content_shape: Tensor | None = None,
     ) -> tuple[Tensor, AttentionSamplingOutput]:
         """Logits (B, n_classes), and what was seen."""
-        seen = self.sampling(x_low, x_high, generator=generator, n_patches=n_patches)
+        seen = self.sampling(
+            x_low, x_high, generator=generator, n_patches=n_patches, content_shape=content_shape
+        )
         features = seen.features if self.scale is None else seen.features * self.scale
         return self.linear(features), seen
 
@@ -330,6 +431,14 @@ def glorot_uniform_(network: nn.Module) -> nn.Module:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return network
+
+
+def _at(attention: Tensor, positions: Tensor) -> Tensor:
+    """Attention (B, N) at positions (B, N, D) of maps (B, \\*map)."""
+    flat = positions.new_zeros(())
+    for axis, extent in enumerate(attention.shape[1:]):
+        flat = flat * extent + positions[..., axis]
+    return attention.flatten(1).gather(1, flat)
 
 
 def _check_batches(attention: Tensor, x_low: Tensor, images: Images) -> None:

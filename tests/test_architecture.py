@@ -19,18 +19,33 @@ MATHEMATICS = ("sampling", "geometry", "patches", "entropy", "prior")
 ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     **{part: (set(), TORCH) for part in MATHEMATICS},
     "files": (set(), set()),
-    "images": ({"patches"}, None),
-    "nn": ({"sampling", "geometry", "images", "prior"}, TORCH),
+    "images": ({"patches", "files"}, None),
+    "ahead": (set(), TORCH),
+    "nn": ({"sampling", "geometry", "images", "prior", "ahead"}, TORCH),
+    "nested": ({"sampling", "images", "nn"}, TORCH),
     "networks": ({"nn"}, TORCH),
     "transforms": ({"nn", "images"}, TORCH),
     "plots": ({"files"}, None),
     "datasets": ({"images", "files"}, None),
     "training": (None, None),
-    "__init__": ({*MATHEMATICS, "images", "nn"}, set()),
+    "__init__": ({*MATHEMATICS, "images", "ahead", "nn", "nested"}, set()),
 }
 
 # What `import ats` must do without.
-OPTIONAL = ("lightning", "matplotlib", "PIL", "skimage", "sklearn", "safetensors", "torchmetrics")
+OPTIONAL = (
+    "lightning",
+    "matplotlib",
+    "openslide",
+    "PIL",
+    "pyvips",
+    "safetensors",
+    "skimage",
+    "sklearn",
+    "tifffile",
+    "tiffslide",
+    "torchmetrics",
+    "zarr",
+)
 
 
 def imported(path: Path, *, top_level: bool = False) -> set[str]:

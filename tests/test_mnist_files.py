@@ -13,9 +13,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from ats.datasets import mnist
-from ats.datasets.download import cache_folder, check_digest
+from ats.datasets.download import check_digest
 from ats.datasets.mnist import Digits, read_idx, read_mnist
 from ats.datasets.optdigits import read_optdigits
+from ats.files import cache_folder
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:

@@ -1,7 +1,6 @@
 """Download a file from mirrors: resumed, checked against a digest, complete or not there."""
 
 import http.client
-import os
 import re
 import urllib.error
 import urllib.request
@@ -68,12 +67,6 @@ def download(
         f"{destination.name} could not be downloaded ({reasons}); check the network and run the "
         f"same again to continue, or put the file at {destination} yourself"
     )
-
-
-def cache_folder(name: str) -> Path:
-    """Where files are kept for later runs: ``$XDG_CACHE_HOME/ats/NAME``, or below ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "ats" / name
 
 
 def check_digest(path: Path, digest: str | None, *, remedy: str) -> None:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ats.datasets.download import cache_folder, download
+from ats.datasets.download import download
+from ats.files import cache_folder
 
 N_CLASSES = 10
 SIZE = 28  # pixels along each side of a digit

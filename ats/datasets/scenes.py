@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from ats.datasets.batch import Batch
 from ats.datasets.decoded import DecodedImages
-from ats.datasets.download import cache_folder
 from ats.datasets.progress import progress_bar
+from ats.files import cache_folder
 from ats.images import ArrayImages
 
 EMPTY = "EMPTY"

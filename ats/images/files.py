@@ -1,0 +1,133 @@
+"""Batches of images in files, whose patches are read in parallel."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ats.images.reader import ImageError, Reader
+from ats.patches import check_patch_request
+
+# Reading waits for disks and networks, and decoding lets other threads run.
+_THREADS = 16
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def readers_pool() -> ThreadPoolExecutor:
+    """The threads of this process that read patches."""
+    # A pool does not survive a fork.
+    pid = os.getpid()
+    if pid not in _pools:
+        _pools.clear()
+        _pools[pid] = ThreadPoolExecutor(_THREADS, thread_name_prefix="ats-read")
+    return _pools[pid]
+
+
+class FileImages:
+    """A batch of images in files, of which only the pixels of the patches are ever read.
+
+    Args:
+        readers: one for each image; see :func:`ats.open_image`.
+        level: of each image, 0 for the finest: patches are read there, and ``shapes`` are its
+            extents. One number for all of them or one for each.
+        channels: that every image is brought to: grey is repeated, and a fourth channel, which is
+            opacity, left out. By default those of the first image.
+
+    Raises:
+        ValueError: no readers, not as many levels, or no such level.
+        ImageError: a file cannot be read, or not be brought to these channels.
+    """
+
+    def __init__(
+        self,
+        readers: Sequence[Reader],
+        *,
+        level: int | Sequence[int] = 0,
+        channels: int | None = None,
+    ) -> None:
+        levels = [level] * len(readers) if isinstance(level, int) else list(level)
+        if not readers or len(levels) != len(readers):
+            raise ValueError(
+                f"readers={len(readers)} must be at least one, level one number or one for each of "
+                f"them, got {len(levels)}"
+            )
+        for reader, number in zip(readers, levels, strict=True):
+            count = len(reader.layout.shapes)
+            if not 0 <= number < count:
+                raise ValueError(
+                    f"level={number} of {reader.path}, which has the levels 0 to {count - 1}; take "
+                    "one of these"
+                )
+        self.readers = tuple(readers)
+        self.levels = tuple(levels)
+        self._channels = channels or readers[0].channels
+
+    @property
+    def shapes(self) -> Tensor:
+        """Spatial extents (B, D) int64 of the level that is read."""
+        levels = zip(self.readers, self.levels, strict=True)
+        return torch.tensor([reader.layout.shapes[level] for reader, level in levels])
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self._channels
+
+    def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
+        """Patches (B, N, C, \\*size) on the CPU; float32 where the images' types differ."""
+        dim = len(self.readers[0].shape)
+        extents = check_patch_request(offsets, size, batch=len(self.readers), dim=dim)
+
+        def read(image: int, corner: list[int]) -> NDArray[Any]:
+            reader = self.readers[image]
+            pixels = reader.read(corner, extents, self.levels[image])
+            return with_channels(pixels, self._channels, reader.path)
+
+        corners = offsets.tolist()
+        jobs = [
+            readers_pool().submit(read, image, corner)
+            for image, own in enumerate(corners)
+            for corner in own
+        ]
+        # An error must not leave threads reading for a batch that nobody waits for.
+        try:
+            found = [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
+        patches = torch.from_numpy(np.stack(one_type(found)))
+        return patches.reshape(*offsets.shape[:2], *patches.shape[1:])
+
+
+def with_channels(pixels: NDArray[Any], channels: int, path: str) -> NDArray[Any]:
+    """Pixels (C, \\*S) with that many channels.
+
+    Raises:
+        ImageError: they are neither grey nor have only an opacity too many.
+    """
+    own = pixels.shape[0]
+    if own == channels:
+        return pixels
+    if own == 1:
+        return np.repeat(pixels, channels, 0)
+    if (own, channels) in ((4, 3), (2, 1)):
+        return pixels[:channels]
+    raise ImageError(
+        f"{path} has {own} channels where {channels} are wanted; give images of one kind, or set "
+        "channels"
+    )
+
+
+def one_type(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Arrays of one type: as they are, or in [0, 1] where they differ."""
+    if len({array.dtype for array in arrays}) == 1:
+        return arrays
+    return [
+        array.astype(np.float32) / (np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1)
+        for array in arrays
+    ]
