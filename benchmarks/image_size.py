@@ -18,20 +18,16 @@ dense image of 15,000x15,000 bytes.
 
 import argparse
 import contextlib
-import json
 import statistics
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from turns import MEBIBYTE, Memory, Step, Worker, resident_bytes, serve, take_turns
 
 from ats import SparseImages
 from ats.datasets.batch import Batch
@@ -45,7 +41,6 @@ N_STAMPS = 55  # 5 digits and 50 pieces of noise
 CELLS = 50  # stamps stand in different cells of a grid, so that none hides another at any side
 INK = 0.1  # share of a stamp that is not black: 19 % of a digit, 8 % of a piece of noise
 SMALL_SIDE = 180  # small views of 1500x1500 images at the default scale
-MEBIBYTE = 2**20
 MEMORY_LIMIT = 2e9
 TOLERANCE = 0.10
 
@@ -54,20 +49,6 @@ def non_zeros(batch: Batch) -> SparseImages:
     """The images of a batch that :func:`make_batches` made."""
     assert isinstance(batch.x_high, SparseImages)
     return batch.x_high
-
-
-class Step(NamedTuple):
-    """What one training step took."""
-
-    seconds: float
-    cpu_seconds: float
-
-
-class Memory(NamedTuple):
-    """Bytes: once everything was imported, and at the peak."""
-
-    imported: int
-    peak: int
 
 
 def make_batches(side: int, *, n_images: int, micro_batch: int, seed: int = 0) -> list[Batch]:
@@ -198,76 +179,13 @@ class Training:
         return resident_bytes(entry)
 
 
-def resident_bytes(entry: str) -> int:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process.
-
-    ``getrusage`` would do for the peak, but starts from that of the process that started this one.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{entry}:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"entry={entry!r} is not in /proc/self/status; take VmRSS or VmHWM")
-
-
-class Worker:
-    """A process with images of one side, which takes a training step when told to."""
-
-    def __init__(self, side: int, options: list[str]) -> None:
-        command = [sys.executable, __file__, "--worker", "--sides", str(side), *options]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.side = side
-        self.n_nonzeros = int(self._answer()["n_nonzeros"])
-        self.steps: list[Step] = []
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # The process ends with its input.
-        self.process.communicate()
-
-    def step(self) -> None:
-        """Take a step and keep its time."""
-        self.steps.append(Step(**self._ask("step")))
-
-    def memory(self) -> Memory:
-        """Bytes used so far."""
-        return Memory(**self._ask("memory"))
-
-    def _ask(self, command: str) -> Any:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError("a worker process has ended early; its message stands above")
-        return json.loads(line)
-
-
 def work(args: argparse.Namespace) -> None:
     """Answer for what standard input asks, line by line."""
     (side,) = args.sides
     training = Training(
         side, batch_size=args.batch_size, micro_batch=args.micro_batch, device=args.device
     )
-    print(json.dumps({"n_nonzeros": training.n_nonzeros}), flush=True)
-    answers: dict[str, Callable[[], Step | Memory]] = {
-        "step": training.step,
-        "memory": training.memory,
-    }
-    for command in sys.stdin:
-        print(json.dumps(answers[command.strip()]()._asdict()), flush=True)
+    serve(training.step, training.memory, n_nonzeros=training.n_nonzeros)
 
 
 class Row(NamedTuple):
@@ -288,25 +206,25 @@ def measure(args: argparse.Namespace) -> list[Row]:
     if args.micro_batch:
         options += ["--micro_batch", str(args.micro_batch)]
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(side, options)) for side in args.sides]
-        for number in range(args.rounds + 1):
-            # Every other round backwards, so that a steady drift favours no side.
-            for worker in workers[:: -1 if number % 2 else 1]:
-                worker.step()
-        return rows_of(workers)
+        workers = [
+            stack.enter_context(Worker([__file__, "--worker", "--sides", str(side), *options]))
+            for side in args.sides
+        ]
+        take_turns(workers, args.rounds)
+        return rows_of(args.sides, workers)
 
 
-def rows_of(workers: list[Worker]) -> list[Row]:
+def rows_of(sides: list[int], workers: list[Worker]) -> list[Row]:
     """Results of each worker; the first step, which warms up, does not count."""
     rows = []
     first = workers[0].steps[1:]
     peak = workers[0].memory().peak
-    for worker in workers:
+    for side, worker in zip(sides, workers, strict=True):
         steps, memory = worker.steps[1:], worker.memory()
         pairs = list(zip(steps, first, strict=True))
         ratios = [own.seconds / other.seconds for own, other in pairs]
         cpu_ratio = statistics.median(own.cpu_seconds / other.cpu_seconds for own, other in pairs)
-        row = (worker.side, worker.n_nonzeros, memory, steps, ratios, cpu_ratio)
+        row = (side, int(worker.about["n_nonzeros"]), memory, steps, ratios, cpu_ratio)
         rows.append(Row(*row, memory_ratio=memory.peak / peak))
     return rows
 

@@ -1,0 +1,104 @@
+"""Processes that take turns, so that a machine that slows down does so for all of them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+MEBIBYTE = 2**20
+
+
+class Step(NamedTuple):
+    """What one training step took."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Memory(NamedTuple):
+    """Bytes: once everything was imported, and at the peak."""
+
+    imported: int
+    peak: int
+
+
+def resident_bytes(entry: str) -> int:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process.
+
+    ``getrusage`` would do for the peak, but starts from that of the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{entry}:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"entry={entry!r} is not in /proc/self/status; take VmRSS or VmHWM")
+
+
+def serve(step: Callable[[], Step], memory: Callable[[], Memory], **about: Any) -> None:
+    """Say what this process works on, then answer for what standard input asks, line by line."""
+    print(json.dumps(about), flush=True)
+    answers: dict[str, Callable[[], Step | Memory]] = {"step": step, "memory": memory}
+    for command in sys.stdin:
+        print(json.dumps(answers[command.strip()]()._asdict()), flush=True)
+
+
+class Worker:
+    """A process that runs :func:`serve`, and takes a step when told to.
+
+    Args:
+        command: script and arguments.
+
+    Attributes:
+        about: what it said that it works on.
+        steps: what its steps took.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.about: dict[str, Any] = self._answer()
+        self.steps: list[Step] = []
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The process ends with its input.
+        self.process.communicate()
+
+    def step(self) -> None:
+        """Take a step and keep its time."""
+        self.steps.append(Step(**self._ask("step")))
+
+    def memory(self) -> Memory:
+        """Bytes used so far."""
+        return Memory(**self._ask("memory"))
+
+    def _ask(self, command: str) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("a worker process has ended early; its message stands above")
+        return json.loads(line)
+
+
+def take_turns(workers: list[Worker], rounds: int) -> None:
+    """A step of each worker to warm up, and then so many."""
+    for number in range(rounds + 1):
+        # Every other round backwards, so that a steady drift favours no worker.
+        for worker in workers[:: -1 if number % 2 else 1]:
+            worker.step()
