@@ -2,7 +2,7 @@
 # Set up, then everything that a change must pass: style, types, documentation, tests.
 set -eu
 cd "$(dirname "$0")"
-EXTRAS=train,images,docs,test
+EXTRAS=cli,docs,test
 . ./setup.sh
 ruff check .
 ruff format --check .

@@ -1,8 +1,9 @@
-"""Networks of the 2019 speed-limits experiment, for :class:`ats.AttentionSampling`."""
+"""Networks for :class:`ats.AttentionSampling`: small ones, and those of the 2019 experiment."""
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +40,79 @@ def speed_limits_attention(channels: int = 3) -> nn.Sequential:
         nn.Conv2d(32, 1, 3),
         nn.MaxPool2d(8),
     )
+
+
+def small_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
+    """Attention logits of small views, one for each 4 x 4 pixels; sizes are kept otherwise.
+
+    Args:
+        channels: C of the small view.
+        width: channels of its last layer but one.
+
+    Returns:
+        Network from (B, C, H, W) to logits (B, 1, H // 4, W // 4).
+
+    >>> import torch
+    >>> small_attention(5)(torch.zeros(2, 5, 32, 49)).shape
+    torch.Size([2, 1, 8, 12])
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, width // 2, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width // 2, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, 1, 1),
+    )
+
+
+def small_features(channels: int = 3, width: int = 32) -> nn.Sequential:
+    """Features of length 1 from four convolutions that each halve the patch.
+
+    Normalised within each patch, so that patches of a batch do not change each other's features.
+
+    Args:
+        channels: C of the patches.
+        width: channels of every layer, a multiple of 8.
+
+    Returns:
+        Network from (B, C, H, W) to (B, width).
+
+    >>> import torch
+    >>> small_features(5)(torch.rand(2, 5, 64, 48)).shape
+    torch.Size([2, 32])
+    """
+    layers: list[nn.Module] = []
+    for before in (channels, width, width, width):
+        layers += [
+            nn.Conv2d(before, width, 3, stride=2, padding=1),
+            nn.GroupNorm(8, width),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), L2Normalize())
+
+
+class Standardize(nn.Module):
+    """Pixels minus their mean over their standard deviation, channel by channel.
+
+    Args:
+        mean: of each channel.
+        std: of each channel.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape (B, C, \\*S)."""
+        ones = [1] * (x.dim() - 2)
+        mean, std = (value.to(x.dtype).reshape(-1, *ones) for value in self.buffers())
+        return (x - mean) / std
 
 
 def residual_features(

@@ -406,10 +406,16 @@ class Classifier(nn.Module):
         generator: Generators = None,
         n_patches: int | None = None,
         content_shape: Tensor | None = None,
+        drawn: Drawn | None = None,
     ) -> tuple[Tensor, AttentionSamplingOutput]:
-        """Logits (B, n_classes), and what was seen."""
+        """Logits (B, n_classes), and what was seen; arguments as of the sampling."""
         seen = self.sampling(
-            x_low, x_high, generator=generator, n_patches=n_patches, content_shape=content_shape
+            x_low,
+            x_high,
+            generator=generator,
+            n_patches=n_patches,
+            content_shape=content_shape,
+            drawn=drawn,
         )
         features = seen.features if self.scale is None else seen.features * self.scale
         return self.linear(features), seen

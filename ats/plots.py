@@ -98,6 +98,26 @@ def _draw_boxes(axes: Any, boxes: Array, height: int, width: int) -> None:
         axes.text(*corner, str(number), color="lime", fontsize=7, va="bottom", clip_on=True)
 
 
+def save_heat_over(path: Path, image: Array, attention: Array, boxes: Array) -> None:
+    """An image with the attention over it and outlines of the patches, pixel by pixel.
+
+    Args:
+        path: PNG to write.
+        image: (H, W) or (H, W, 3) in [0, 1].
+        attention: (h, w) over the whole image.
+        boxes: (N, 4), as in :func:`save_overview`.
+    """
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(8, 8 * height / width), layout="constrained")
+    axes: Any = figure.subplots()
+    axes.set_axis_off()
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
+    shown = np.sqrt(attention / max(float(attention.max()), np.finfo(np.float64).tiny))
+    axes.imshow(shown, cmap="inferno", alpha=0.45, extent=(0, width, height, 0))
+    _draw_boxes(axes, boxes, height, width)
+    save_figure(path, figure)
+
+
 def save_boxes(
     path: Path, images: Sequence[Array], boxes: Sequence[Array], titles: Sequence[str]
 ) -> None:

@@ -120,7 +120,7 @@ class Training:
     def __init__(
         self, side: int, *, batch_size: int, micro_batch: int | None = None, device: str = "cpu"
     ) -> None:
-        from ats.training.module import Classification
+        from ats.training.module import TrainingModule
 
         script = run_path(str(SCRIPT))
         args = script["parse"](["dataset", "output", "--batch_size", str(batch_size)])
@@ -128,7 +128,7 @@ class Training:
         self.imported = self._resident("VmRSS")
         torch.manual_seed(0)
         model = script["build_model"](args, 10).to(self.device, memory_format=torch.channels_last)
-        self.module = Classification(
+        self.module = TrainingModule(
             model,
             optimizer=make_optimizer(args),
             regularizer_strength=args.regularizer_strength,

@@ -20,7 +20,7 @@ from ats.datasets.street_scenes import make_street_scenes
 from ats.images import TensorImages
 from ats.training.build import sampling_arguments
 from ats.training.examples import strided
-from ats.training.module import Classification
+from ats.training.module import TrainingModule
 from ats.training.pointing import box_centres, covers, offsets_of_positions
 from ats.training.start import start_from
 from ats.transforms import RandomChange
@@ -225,12 +225,12 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 # What is trained
 
 
-def small_module(**options: Any) -> tuple[Classification, Batch]:
+def small_module(**options: Any) -> tuple[TrainingModule, Batch]:
     torch.manual_seed(0)
     attention = nn.Conv2d(1, 1, 3, padding="same")
     feature = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     sampling = AttentionSampling(attention, feature, n_patches=2, patch_size=(4, 4))
-    module = Classification(
+    module = TrainingModule(
         Classifier(sampling, 4, 3),
         optimizer=torch.optim.Adam,
         regularizer_strength=0.0,

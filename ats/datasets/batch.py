@@ -1,6 +1,6 @@
 """What a data set hands to a training loop."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,14 +13,19 @@ class Batch(NamedTuple):
     Attributes:
         x_low: small views (B, C, h, w), float32 in [0, 1] or uint8.
         x_high: the same images in full resolution, read patch by patch.
-        target: classes (B,) int64.
+        target: classes (B,) int64, or what else a task learns, (B, \\*T).
         index: places of the images in the data set (B,) int64.
+        content_shape: extents (B, D) of that part of each small view that shows the image, where
+            images of different sizes are padded; None where there is no padding.
+        drawn: positions and patches that were drawn ahead (:class:`ats.Drawn`), or None.
     """
 
     x_low: Tensor
     x_high: Images
     target: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    content_shape: Tensor | None = None
+    drawn: Any = None
 
 
 def collate(batch: Batch) -> Batch:

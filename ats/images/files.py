@@ -1,7 +1,7 @@
 """Batches of images in files, whose patches are read in parallel."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,6 +38,9 @@ class FileImages:
         channels: that every image is brought to: grey is repeated, and a fourth channel, which is
             opacity, left out. By default those of the first image.
 
+        on_error: is told the path and the error where a patch cannot be read, which is then empty;
+            by default the error is raised.
+
     Raises:
         ValueError: no readers, not as many levels, or no such level.
         ImageError: a file cannot be read, or not be brought to these channels.
@@ -49,6 +52,7 @@ class FileImages:
         *,
         level: int | Sequence[int] = 0,
         channels: int | None = None,
+        on_error: Callable[[str, ImageError], None] | None = None,
     ) -> None:
         levels = [level] * len(readers) if isinstance(level, int) else list(level)
         if not readers or len(levels) != len(readers):
@@ -66,6 +70,7 @@ class FileImages:
         self.readers = tuple(readers)
         self.levels = tuple(levels)
         self._channels = channels or readers[0].channels
+        self.on_error = on_error
 
     @property
     def shapes(self) -> Tensor:
@@ -85,8 +90,14 @@ class FileImages:
 
         def read(image: int, corner: list[int]) -> NDArray[Any]:
             reader = self.readers[image]
-            pixels = reader.read(corner, extents, self.levels[image])
-            return with_channels(pixels, self._channels, reader.path)
+            try:
+                pixels = reader.read(corner, extents, self.levels[image])
+                return with_channels(pixels, self._channels, reader.path)
+            except ImageError as error:
+                if self.on_error is None:
+                    raise
+                self.on_error(reader.path, error)
+                return np.zeros((self._channels, *extents), reader.layout.dtype)
 
         corners = offsets.tolist()
         jobs = [

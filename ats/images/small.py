@@ -103,7 +103,7 @@ def _parts(extents: Sequence[int], shape: Sequence[int]) -> list[tuple[tuple[int
     return list(product(*spans))
 
 
-def pad_small_views(views: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
+def pad_small_views(views: Sequence[NDArray[Any]], least: int = 1) -> tuple[Tensor, Tensor]:
     """Small views of different extents as one batch, and what of each shows its image.
 
     Their last pixels are repeated up to the largest extents: an edge to empty space would draw
@@ -111,13 +111,14 @@ def pad_small_views(views: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
 
     Args:
         views: (C, \\*extents) of one type and number of channels.
+        least: smallest extent of the result, where a network needs one.
 
     Returns:
         Small views (B, C, \\*largest), and ``content_shape`` (B, D) int64 for
         :class:`ats.AttentionSampling`.
     """
     shapes = np.array([view.shape[1:] for view in views])
-    largest = shapes.max(0)
+    largest = np.maximum(shapes.max(0), least)
     padded = [
         np.pad(view, [(0, 0), *((0, int(gap)) for gap in largest - shape)], mode="edge")
         for view, shape in zip(views, shapes, strict=True)

@@ -1,11 +1,15 @@
 """Which images make up which batch, the same on any number of devices and after any restart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+
+from ats.ahead import Drawn, read_ahead
+from ats.datasets.batch import Batch
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -79,6 +83,24 @@ class EpochBatches(Sampler[list[int]]):
             own = order[start : start + self.batch_size][self.rank :: self.world_size]
             for first in range(0, len(own), self.micro_batch):
                 yield own[first : first + self.micro_batch].tolist()
+
+
+class AheadLoader(DataLoader[Batch]):
+    """A loader whose batches are drawn for, and their patches read, one step before they are used.
+
+    Args:
+        draw: starts reading for a batch.
+        arguments: those of the loader.
+    """
+
+    def __init__(self, *arguments: Any, draw: Callable[[Batch], Drawn], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.draw = draw
+
+    def __iter__(self) -> Any:
+        """Batches with what was drawn for them."""
+        for batch, drawn in read_ahead(super().__iter__(), self.draw):
+            yield batch._replace(drawn=drawn)
 
 
 def default_micro_batch(batch_size: int, devices: int, accelerator: str) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from ats.ahead import Drawn
 from ats.datasets.batch import Batch
 from ats.entropy import entropy
 from ats.images import Images
@@ -19,8 +20,25 @@ Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tu
 """From small views, images and a generator for each image to other small views and images."""
 
 
-class Classification(lightning.LightningModule):
-    """Cross-entropy minus a share of the attention's entropy, and what a user wants to follow.
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""From logits (B, T), targets (B, ...) and class weights (T) to losses (B,)."""
+
+Error = Callable[[Tensor, Tensor], Tensor]
+"""From logits (B, T) and targets (B, ...) to errors (B,)."""
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Cross-entropy (B,) of classes (B,)."""
+    return F.cross_entropy(logits, target, weight=weights, reduction="none")
+
+
+def wrong_class(logits: Tensor, target: Tensor) -> Tensor:
+    """1 where the class of the largest logit is wrong, (B,)."""
+    return (logits.argmax(1) != target).float()
+
+
+class TrainingModule(lightning.LightningModule):
+    """A loss minus a share of the attention's entropy, and what a user wants to follow.
 
     Args:
         model: the network, a plain module that can be used without this one.
@@ -33,6 +51,8 @@ class Classification(lightning.LightningModule):
         attention_decay: factor of the sum of squares of the attention network's kernels.
         learning_rate_factor: of an epoch, on the optimizer's learning rate.
         augment: change of the training images.
+        loss: of a single image, by default for one of several classes.
+        error: of a single image, the measure to follow.
     """
 
     def __init__(
@@ -46,6 +66,8 @@ class Classification(lightning.LightningModule):
         attention_decay: float = 0.0,
         learning_rate_factor: Callable[[int], float] | None = None,
         augment: Augmentation | None = None,
+        loss: Loss = cross_entropy,
+        error: Error = wrong_class,
     ) -> None:
         super().__init__()
         self.model = model
@@ -55,18 +77,38 @@ class Classification(lightning.LightningModule):
         self.attention_decay = attention_decay
         self.learning_rate_factor = learning_rate_factor
         self.augment = augment
+        self.loss = loss
+        self.error = error
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, AttentionSamplingOutput]:
         """Logits and what was seen; what is random depends on seed, epoch and image alone."""
-        generators = image_generators(self.seed, self.current_epoch, batch.index.tolist())
-        x_low, x_high = batch.x_low, batch.x_high
-        if self.training and self.augment is not None:
-            x_low, x_high = self.augment(x_low, x_high, generators)
+        x_low, x_high, generators = self._inputs(batch)
         output: tuple[Tensor, AttentionSamplingOutput] = self.model(
-            x_low, x_high, generator=generators
+            x_low,
+            x_high,
+            generator=generators,
+            content_shape=batch.content_shape,
+            drawn=batch.drawn,
         )
         return output
+
+    def draw(self, batch: Batch) -> Drawn:
+        """Draw for a batch that will be trained on later, and begin to read its patches."""
+        batch = self.transfer_batch_to_device(batch, self.device, 0)
+        x_low, x_high, generators = self._inputs(batch)
+        return self.model.sampling.draw(
+            x_low, x_high, generator=generators, content_shape=batch.content_shape
+        )
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Images | Tensor, list[torch.Generator]]:
+        """Small views and images, changed in training, and what the positions are drawn with."""
+        generators = image_generators(self.seed, self.current_epoch, batch.index.tolist())
+        x_low: Tensor = batch.x_low
+        x_high: Images | Tensor = batch.x_high
+        if self.training and self.augment is not None:
+            x_low, x_high = self.augment(x_low, x_high, generators)
+        return x_low, x_high, generators
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate of this epoch, from nothing but the epoch."""
@@ -95,11 +137,10 @@ class Classification(lightning.LightningModule):
         weights: Tensor | None = None
         if stage == "train":
             weights = self.class_weights  # type: ignore[assignment]
-        loss = F.cross_entropy(logits.float(), batch.target, weight=weights, reduction="none")
-        loss = loss.mean()
+        loss = self.loss(logits.float(), batch.target, weights).mean()
         # The 2019 program's logarithm is shifted by 1e-6, too.
         mean_entropy = entropy(seen.attention, eps=1e-6).mean()
-        wrong = (logits.argmax(1) != batch.target).float().mean()
+        wrong = self.error(logits, batch.target).mean()
         for name, value in (("loss", loss), ("error", wrong), ("entropy", mean_entropy)):
             self.log(
                 f"{stage}_{name}",

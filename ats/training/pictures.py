@@ -71,7 +71,7 @@ def predict(
     model.eval()
     with torch.no_grad():
         batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
-        logits, seen = model(batch.x_low, batch.x_high)
+        logits, seen = model(batch.x_low, batch.x_high, content_shape=batch.content_shape)
     model.train()
     return logits, seen
 

@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,15 +20,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import ats
+from ats.ahead import Drawn
 from ats.datasets.batch import Batch, collate
 from ats.files import atomic_path, write_json
 from ats.nn import Classifier
-from ats.training.batches import EpochBatches, default_micro_batch, normalises_batches
+from ats.training.batches import AheadLoader, EpochBatches, default_micro_batch, normalises_batches
 from ats.training.build import make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.folder import open_run
 from ats.training.history import History, read_history
-from ats.training.module import Classification
+from ats.training.module import TrainingModule
 from ats.training.pictures import Pictures
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -54,7 +56,7 @@ def fit(
     data_parameters: Mapping[str, Any],
     classes: list[str],
     *,
-    picture: tuple[Batch, Tensor],
+    picture: tuple[Batch, Tensor] | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     **objective: Any,
 ) -> dict[str, float]:
@@ -67,10 +69,11 @@ def fit(
         args: parsed with :func:`ats.training.arguments.add_training_arguments`.
         data_parameters: what the data set was made with.
         classes: names of the classes.
-        picture: a test image as a batch of one, and its pixels (C, H, W) to draw on.
+        picture: a test image as a batch of one, and its pixels (C, H, W) to draw on, for pictures
+            of every epoch.
         callbacks: what an experiment measures and writes besides; those with ``measures``, names
             of the metrics that they log, get columns in the table.
-        objective: further arguments of :class:`ats.training.module.Classification`.
+        objective: further arguments of :class:`ats.training.module.TrainingModule`.
 
     Raises:
         ValueError: the output folder holds another run, or cannot be written.
@@ -84,17 +87,18 @@ def fit(
         parameters["data"]["batch_norm_micro_batch"] = micro
     checkpoint = open_run(output, parameters, resume=args.resume)
     _quieten()
-    module = Classification(
+    module = TrainingModule(
         model,
         optimizer=make_optimizer(args),
         regularizer_strength=args.regularizer_strength,
         seed=args.seed,
         **objective,
     )
-    loaders = _loaders(train, test, args, micro, accelerator)
+    draw = module.draw if getattr(args, "read_ahead", False) else None
+    loaders = _loaders(train, test, args, micro, accelerator, draw)
     measures = [name for callback in callbacks for name in getattr(callback, "measures", ())]
     history = History(output, len(train) - len(train) % args.batch_size, measures)
-    pictures = Pictures(output, *picture, classes=classes)
+    pictures = [Pictures(output, *picture, classes=classes)] if picture else []
     # Convolutions of small patches run a fifth faster with their channels last.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
@@ -113,7 +117,7 @@ def fit(
         enable_model_summary=False,
         enable_progress_bar=bool(bar),
         # The table needs what the others log, the checkpoint that all of them are done.
-        callbacks=[*bar, *callbacks, history, pictures, SaveEpoch(output)],
+        callbacks=[*bar, *callbacks, history, *pictures, SaveEpoch(output)],
         sync_batchnorm=args.devices > 1 and accelerator == "gpu",
         plugins=[AtomicCheckpointIO()],
     )
@@ -173,7 +177,12 @@ def run_parameters(args: argparse.Namespace, data_parameters: Mapping[str, Any])
 
 
 def _loaders(
-    train: BatchDataset, test: BatchDataset, args: argparse.Namespace, micro: int, accelerator: str
+    train: BatchDataset,
+    test: BatchDataset,
+    args: argparse.Namespace,
+    micro: int,
+    accelerator: str,
+    draw: Callable[[Batch], Drawn] | None,
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
     """Loaders of this device's share of both sets."""
     place = {"rank": int(os.environ.get("LOCAL_RANK", "0")), "world_size": args.devices}
@@ -182,10 +191,14 @@ def _loaders(
         batches = EpochBatches(
             len(dataset), batch_size=args.batch_size, micro_batch=micro, seed=seed, **place
         )
-        loader: DataLoader[Batch] = DataLoader(
+        make: Any = DataLoader
+        if draw is not None and seed is not None:
+            make = partial(AheadLoader, draw=draw)
+        loader: DataLoader[Batch] = make(
             _as_dataset(dataset),
             batch_sampler=batches,
-            collate_fn=collate,  # type: ignore[arg-type]  # the data set fetches whole batches
+            # The data set fetches whole batches.
+            collate_fn=collate,
             num_workers=args.workers,
             persistent_workers=args.workers > 0,
             pin_memory=accelerator == "gpu",

@@ -1,0 +1,163 @@
+"""From settings to training and test set."""
+
+import argparse
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ats.datasets.file_images import Bad, ImageFiles, Reading
+from ats.datasets.table import Columns, Entry, classes_of, read_folders, read_table
+from ats.files import atomic_path
+from ats.images.decoded import DecodedFiles
+from ats.training.tasks import TASKS, Array, Numbers, Task
+
+
+class Split(NamedTuple):
+    """Entries to train on and to test on."""
+
+    train: list[Entry]
+    test: list[Entry]
+
+
+def read_entries(args: argparse.Namespace) -> list[Entry]:
+    """The table, or the folders, that settings name.
+
+    Raises:
+        ValueError: they name neither, or what they name cannot be used.
+    """
+    if args.images is None and args.labels is None:
+        raise ValueError("images: give --images FOLDER, and --labels TABLE unless it has classes")
+    if args.labels is None:
+        return read_folders(args.images)
+    columns = Columns(
+        args.path_column,
+        tuple(args.label_column),
+        args.group_column,
+        args.split_column,
+        (args.label_separator or ";") if args.task == "labels" else None,
+    )
+    return read_table(args.labels, args.images or str(Path(args.labels).parent), columns)
+
+
+def make_task(args: argparse.Namespace, entries: Sequence[Entry]) -> Task:
+    """The task that settings name, for the labels that occur."""
+    if args.task != "numbers":
+        names = classes_of(entries)
+        if len(names) < 2 and args.task == "classes":
+            raise ValueError(f"labels are all {names[0]}; there must be at least two classes")
+        return TASKS[args.task](names)
+    values = Numbers(args.label_column).targets([entry.labels for entry in entries])
+    spread = values.std(0).clamp_min(1e-12)
+    return Numbers(args.label_column, values.mean(0).tolist(), spread.tolist())
+
+
+def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Split:
+    """Training and test entries: as the table says, or at random.
+
+    At random, groups stay together and every class keeps its share as well as it can.
+
+    Raises:
+        ValueError: one of the two would be empty.
+    """
+    if args.split_column:
+        train = [entry for entry in entries if entry.split == "train"]
+        test = [entry for entry in entries if entry.split == "test"]
+    else:
+        folds = max(2, round(1 / args.test_share))
+        train, test = next(iter(divisions(entries, task, folds, args.seed)))
+    if not train or not test:
+        raise ValueError(
+            f"{len(train)} images to train on and {len(test)} to test on; give more images, more "
+            "groups, or another --test_share"
+        )
+    return Split(train, test)
+
+
+def divisions(
+    entries: Sequence[Entry], task: Task, folds: int, seed: int
+) -> Iterator[tuple[list[Entry], list[Entry]]]:
+    """Training and test entries for each of several folds, each entry tested on once.
+
+    Raises:
+        ValueError: there are fewer groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names = [entry.group or f"\0{number}" for number, entry in enumerate(entries)]
+    groups: Array = np.unique(names, return_inverse=True)[1]
+    if len(np.unique(groups)) < folds:
+        raise ValueError(
+            f"{len(np.unique(groups))} groups of images cannot be divided into {folds} parts; give "
+            "more, or fewer parts"
+        )
+    strata = task.strata(task.targets([entry.labels for entry in entries]))
+    rare = np.bincount(strata)[strata] < folds
+    divider = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    # Classes rarer than the folds cannot be spread, and are told apart no further.
+    for train, test in divider.split(strata, np.where(rare, -1, strata), groups):
+        yield [entries[place] for place in train], [entries[place] for place in test]
+
+
+def reading_of(args: argparse.Namespace) -> Reading:
+    """How settings say that images are read."""
+    return Reading(args.small_side, args.level, args.mpp, args.channels, args.axes)
+
+
+def decoded_of(args: argparse.Namespace) -> DecodedFiles:
+    """Where decoded images are kept."""
+    return DecodedFiles(args.cache, int(min(args.cache_gib * 2**30, 2**62)))
+
+
+def load_images(
+    entries: Sequence[Entry], task: Task, reading: Reading, decoded: DecodedFiles, *, strict: bool
+) -> ImageFiles:
+    """The images of a table as a data set."""
+    targets = task.targets([entry.labels for entry in entries])
+    paths = [entry.path for entry in entries]
+    return ImageFiles(paths, targets, reading, decoded=decoded, strict=strict)
+
+
+def write_bad(path: Path, bad: Sequence[Bad]) -> None:
+    """List the images that were left out, and why."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Bad._fields)
+        writer.writerows(bad)
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write which image is trained on and which is tested on."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "group", "split"])
+        for name, entries in split._asdict().items():
+            writer.writerows(
+                [entry.path, ";".join(entry.labels), entry.group, name] for entry in entries
+            )
+
+
+def read_split(path: Path) -> Split:
+    """Read what :func:`write_split` wrote.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        entries = [
+            Entry(
+                row["path"],
+                tuple(part for part in row["label"].split(";") if part),
+                row["group"],
+                row["split"],
+            )
+            for row in rows
+        ]
+    except (OSError, KeyError, csv.Error) as error:
+        raise ValueError(f"{path} is missing or damaged ({error!r}); give --labels") from error
+    train, test = ([e for e in entries if e.split == name] for name in ("train", "test"))
+    return Split(train, test)

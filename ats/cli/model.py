@@ -1,0 +1,160 @@
+"""A trained network with everything that a prediction needs: built, stored, loaded."""
+
+import argparse
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ats import AttentionSampling, Classifier
+from ats.datasets.file_images import ImageFiles, Reading
+from ats.files import write_json
+from ats.networks import Standardize, small_attention, small_features
+from ats.nn import unit_float
+from ats.training.build import sampling_arguments
+from ats.training.start import start_from
+from ats.training.tasks import TASKS, Numbers, Task
+
+MODEL = "model.json"
+_BUILT_IN: dict[str, dict[str, Callable[[int], nn.Module]]] = {
+    "attention": {"small": small_attention},
+    "feature": {"small": small_features},
+}
+# What of the settings the network is made of.
+_SETTINGS = (
+    "attention",
+    "feature",
+    "patch_size",
+    "n_patches",
+    "design",
+    "centring",
+    "prior",
+    "inference",
+    "feature_scale",
+)
+
+
+class Trained(NamedTuple):
+    """A network and what belongs to it.
+
+    Attributes:
+        model: the network.
+        task: what its outputs mean.
+        reading: how images are read for it.
+    """
+
+    model: Classifier
+    task: Task
+    reading: Reading
+
+
+def network(kind: str, name: str, channels: int) -> nn.Module:
+    """An attention or feature network by its name or import path.
+
+    Raises:
+        ValueError: there is no such function, or it makes no module.
+    """
+    made: Any = _BUILT_IN[kind].get(name)
+    if made is None:
+        module, _, function = name.partition(":")
+        try:
+            made = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{kind}={name} is neither {', '.join(_BUILT_IN[kind])} nor "
+                f"package.module:function ({error}); the function takes the number of channels "
+                "and returns a module"
+            ) from error
+    built = made(channels)
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{kind}={name} returned {type(built).__name__} and no torch module")
+    return built
+
+
+def build(settings: dict[str, Any], task: Task, reading: Reading, pixels: Any) -> Classifier:
+    """The network that settings name.
+
+    Args:
+        settings: those of ``_SETTINGS``.
+        task: says how many outputs.
+        reading: says how many channels.
+        pixels: mean and standard deviation of each channel in the training set.
+    """
+    patch_size = tuple(settings["patch_size"])
+    feature = network("feature", settings["feature"], reading.channels)
+    feature.eval()
+    with torch.no_grad():
+        shape = feature(torch.zeros(1, reading.channels, *patch_size)).shape
+    if len(shape) != 2:
+        raise ValueError(
+            f"feature={settings['feature']} returns {tuple(shape)} for one patch; it must return "
+            "(batch, features)"
+        )
+    feature.train()
+    attention = network("attention", settings["attention"], reading.channels)
+    arguments = argparse.Namespace(**{**settings, "patch_size": patch_size})
+    sampling = AttentionSampling(
+        nn.Sequential(Standardize(*pixels), attention),
+        nn.Sequential(Standardize(*pixels), feature),
+        **sampling_arguments(arguments),
+    )
+    scale = settings["feature_scale"] or None
+    return Classifier(sampling, int(shape[1]), len(task.names), scale=scale)
+
+
+def pixel_statistics(dataset: ImageFiles) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over the small views, pixels in [0, 1]."""
+    totals = torch.zeros(3, dataset.reading.channels, dtype=torch.float64)
+    for index in range(len(dataset)):
+        pixels = unit_float(dataset.small_view(index)).double().flatten(1)
+        totals += torch.stack([torch.ones_like(pixels), pixels, pixels.square()]).sum(2)
+    mean = totals[1] / totals[0]
+    std = (totals[2] / totals[0] - mean.square()).clamp_min(1e-6).sqrt()
+    return mean.tolist(), std.tolist()
+
+
+def save_model(
+    folder: Path, settings: dict[str, Any], task: Task, reading: Reading, pixels: Any
+) -> None:
+    """Write ``model.json``: all that is needed to build the network again."""
+    numbers = {"mean": task.mean, "spread": task.spread} if isinstance(task, Numbers) else {}
+    write_json(
+        folder / MODEL,
+        {
+            "settings": {name: settings[name] for name in _SETTINGS},
+            "task": {"name": task.name, "names": task.names, **numbers},
+            "reading": reading._asdict(),
+            "pixels": {"mean": pixels[0], "std": pixels[1]},
+        },
+    )
+
+
+def load_model(folder: Path) -> Trained:
+    """The network of a run after its last finished epoch, ready to predict.
+
+    Raises:
+        ValueError: the folder holds no run, or a damaged one, or one without a finished epoch.
+    """
+    path = folder / MODEL
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        about = dict(stored["task"])
+        kind = TASKS[about.pop("name")]
+        task = kind(**about)
+        reading = Reading(**stored["reading"])
+        pixels = (stored["pixels"]["mean"], stored["pixels"]["std"])
+        settings = stored["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"run {folder} has no readable {MODEL} ({error!r}); give the --out folder of ats train"
+        ) from error
+    weights = sorted(folder.glob("weights_*.safetensors"))
+    if not weights:
+        raise ValueError(f"run {folder} has not finished an epoch; go on with ats train --resume")
+    model = build(settings, task, reading, pixels)
+    start_from(model, weights[-1])
+    return Trained(model.eval(), task, reading)

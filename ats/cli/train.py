@@ -1,0 +1,145 @@
+"""``ats train`` and ``ats crossval``."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from ats.cli.data import (
+    Split,
+    decoded_of,
+    divide,
+    divisions,
+    load_images,
+    make_task,
+    read_entries,
+    reading_of,
+    write_bad,
+    write_split,
+)
+from ats.cli.measure import measure, predict_all, write_measures, write_predictions
+from ats.cli.model import Trained, build, load_model, pixel_statistics, save_model
+from ats.files import write_json
+from ats.nn import glorot_uniform_
+from ats.training.run import fit
+from ats.training.tasks import Task
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train on a user's images, then measure the held-out ones.
+
+    Raises:
+        ValueError: settings that do not fit each other or the images.
+        ImageError: an image cannot be read and ``strict`` is set.
+    """
+    entries = read_entries(args)
+    task = make_task(args, entries)
+    scores, targets = train_on(divide(entries, task, args), task, args, Path(_output(args)))
+    print(write_measures(Path(args.output), task, scores, targets))
+
+
+def crossval(args: argparse.Namespace) -> None:
+    """Train once for each fold, and measure every image by the network that never saw it.
+
+    A fold that is finished is not trained again.
+    """
+    entries = read_entries(args)
+    task = make_task(args, entries)
+    root = Path(_output(args))
+    found = []
+    for number, split in enumerate(divisions(entries, task, args.folds, args.seed)):
+        folder = root / f"fold_{number}"
+        own = argparse.Namespace(**{**vars(args), "output": str(folder)})
+        # Folds that are done, and the one that was interrupted, go on where they were.
+        own.resume = args.resume and folder.exists()
+        print(f"Fold {number + 1} of {args.folds}", flush=True)
+        scores, targets = train_on(Split(*split), task, own, folder)
+        write_measures(folder, task, scores, targets)
+        found.append((scores, targets))
+    scores = np.concatenate([own for own, _ in found])
+    targets = torch.cat([own for _, own in found])
+    print(write_measures(root, task, scores, targets))
+    each = [measure(task, *fold) for fold in found]
+    spread = {name: [fold[name].value for fold in each] for name in task.metrics()}
+    write_json(root / "folds.json", spread)
+
+
+def train_on(
+    split: Split, task: Task, args: argparse.Namespace, folder: Path
+) -> tuple[Any, torch.Tensor]:
+    """Train on one part, and give scores and targets of the other."""
+    reading, decoded = reading_of(args), decoded_of(args)
+    train_set, test_set = (
+        load_images(part, task, reading, decoded, strict=args.strict) for part in split
+    )
+    settings = vars(args)
+    finished = folder / f"weights_{args.epochs - 1:03d}.safetensors"
+    if not (args.resume and finished.exists()):
+        pixels = pixel_statistics(train_set)
+        torch.manual_seed(args.seed)
+        model = build(settings, task, reading, pixels)
+        glorot_uniform_(model)
+        weights = task.class_weights(train_set.targets) if args.class_weights else None
+
+        _say_bad(train_set.bad + test_set.bad, folder)
+        fit(
+            model,
+            train_set,
+            test_set,
+            args,
+            {"n_train": len(train_set), "n_test": len(test_set), "task": task.name},
+            task.names,
+            picture=(test_set[0], test_set.small_view(0)),
+            callbacks=[
+                Begin(
+                    lambda: save_model(folder, settings, task, reading, pixels),
+                    lambda: write_split(folder / "split.csv", split),
+                    lambda: write_bad(folder / "bad_images.csv", train_set.bad + test_set.bad),
+                )
+            ],
+            class_weights=weights,
+            loss=task.loss,
+            error=task.error,
+        )
+    trained: Trained = load_model(folder)
+    scores = predict_all(trained, test_set)
+    write_predictions(folder / "predictions.csv", task, test_set, scores)
+    write_bad(folder / "bad_images.csv", [*train_set.bad, *test_set.bad])
+    return scores, test_set.targets
+
+
+class Begin(lightning.Callback):
+    """What is written once the folder of the run is known to be free.
+
+    Args:
+        steps: called one after another.
+    """
+
+    def __init__(self, *steps: Callable[[], None]) -> None:
+        self.steps = steps
+
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Take the steps, on one device."""
+        if trainer.is_global_zero:
+            for step in self.steps:
+                step()
+
+
+def _say_bad(bad: list[Any], folder: Path) -> None:
+    if bad:
+        print(f"{len(bad)} images cannot be read and are left out, see {folder}/bad_images.csv:")
+        for entry in bad[:10]:
+            print(f"  {entry.reason}")
+
+
+def _output(args: argparse.Namespace) -> str:
+    if args.output is None:
+        raise ValueError("out: give --out FOLDER for the results")
+    output: str = args.output
+    return output

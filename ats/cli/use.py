@@ -1,0 +1,170 @@
+"""``ats evaluate``, ``ats predict`` and ``ats explain``: what a trained network says and sees."""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ats.cli.data import decoded_of, load_images, read_entries, read_split, write_bad
+from ats.cli.measure import (
+    Prediction,
+    predict_all,
+    predict_image,
+    write_measures,
+    write_predictions,
+)
+from ats.cli.model import Trained, load_model
+from ats.datasets.file_images import ImageFiles
+from ats.datasets.table import find_images
+from ats.files import atomic_path, writable_folder, write_json
+from ats.plots import save_heat_over, save_image
+from ats.training.pictures import for_drawing
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Measure a trained network on its held-out images, or on others with labels."""
+    run = Path(args.run)
+    trained = load_model(run)
+    if args.images or args.labels:
+        args.task = trained.task.name
+        entries = read_entries(args)
+    else:
+        entries = read_split(run / "split.csv").test
+    images = load_images(
+        entries, trained.task, trained.reading, decoded_of(args), strict=args.strict
+    )
+    scores = predict_all(trained, images)
+    folder = writable_folder(args.output or run / "evaluation")
+    write_predictions(folder / "predictions.csv", trained.task, images, scores)
+    write_bad(folder / "bad_images.csv", images.bad)
+    _say_bad(images)
+    print(write_measures(folder, trained.task, scores, images.targets))
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Print a table of predictions, or write it to a file."""
+    trained = load_model(Path(args.run))
+    images = _images(args, trained)
+    scores = predict_all(trained, images)
+    if args.output:
+        write_predictions(Path(args.output), trained.task, images, scores)
+    else:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["path", "prediction", *trained.task.names])
+        for index, row in enumerate(scores):
+            said = trained.task.say(row.tolist())
+            writer.writerow([images.readers[index].path, said, *(f"{v:.6g}" for v in row)])
+    _say_bad(images)
+
+
+def explain(args: argparse.Namespace) -> None:
+    """For each image a heat map over it, its patches, and where they are, in level-0 pixels."""
+    trained = load_model(Path(args.run))
+    images = _images(args, trained)
+    root = writable_folder(args.output)
+    for index in range(len(images)):
+        folder = root / _folder_name(images, index)
+        folder.mkdir(exist_ok=True)
+        explain_image(trained, images, index, folder)
+        print(folder, flush=True)
+    _say_bad(images)
+
+
+def explain_image(trained: Trained, images: ImageFiles, index: int, folder: Path) -> None:
+    """Write pictures of the attention and the patches, and where these lie, into a folder."""
+    found = predict_image(trained, images, index)
+    seen = found.seen
+    view = images.small_view(index)
+    attention = content_of(seen.attention[0], images[index].x_low.shape[2:], view.shape[1:])
+    places = patch_places(found, images, index)
+    with atomic_path(folder / "attention.npy") as temporary:
+        np.save(temporary, attention.numpy())
+    shape = images.readers[index].shape
+    boxes = [
+        [
+            place["y"] / shape[0],
+            place["x"] / shape[1],
+            place["height"] / shape[0],
+            place["width"] / shape[1],
+        ]
+        for place in places
+    ]
+    save_heat_over(folder / "overlay.png", for_drawing(view), attention.numpy(), np.array(boxes))
+    for number, patch in enumerate(seen.patches[0]):
+        save_image(folder / f"patch_{number:02d}.png", for_drawing(patch))
+    with atomic_path(folder / "patches.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(places[0]))
+        writer.writeheader()
+        writer.writerows(places)
+    task = trained.task
+    write_json(
+        folder / "explain.json",
+        {
+            "path": images.readers[index].path,
+            "shape": list(shape),
+            "prediction": task.say(found.scores.tolist()),
+            "scores": dict(zip(task.names, map(float, found.scores), strict=True)),
+            "patches": places,
+        },
+    )
+
+
+def patch_places(found: Prediction, images: ImageFiles, index: int) -> list[dict[str, Any]]:
+    """A line for each patch: first pixel and extents at level 0, attention and weight."""
+    reader, level = images.readers[index], images.levels[index]
+    shapes = reader.layout.shapes
+    factors = [fine / coarse for fine, coarse in zip(shapes[0], shapes[level], strict=True)]
+    seen = found.seen
+    size = seen.patches.shape[-2:]
+    lines = []
+    for number, (position, offset) in enumerate(
+        zip(seen.positions[0].tolist(), seen.offsets[0].tolist(), strict=True)
+    ):
+        lines.append(
+            {
+                "patch": number,
+                "x": round(offset[1] * factors[1]),
+                "y": round(offset[0] * factors[0]),
+                "width": round(size[1] * factors[1]),
+                "height": round(size[0] * factors[0]),
+                "attention": float(seen.attention[0][tuple(position)]),
+                "weight": float(seen.weights[0, number]),
+            }
+        )
+    return lines
+
+
+def content_of(attention: torch.Tensor, padded: Any, content: Any) -> torch.Tensor:
+    """The part of an attention map (h, w) that lies on the image, without padding."""
+    extents = [
+        max(1, round(positions * own / whole))
+        for positions, own, whole in zip(attention.shape, content, padded, strict=True)
+    ]
+    return attention[: extents[0], : extents[1]]
+
+
+def _images(args: argparse.Namespace, trained: Trained) -> ImageFiles:
+    """The images named on the command line; of a folder all."""
+    paths = []
+    for name in args.image:
+        path = Path(name)
+        plain = path.is_dir() and not name.rstrip("/").endswith(".zarr")
+        paths += [str(found) for found in find_images(path)] if plain else [name]
+    targets = torch.zeros(len(paths))
+    return ImageFiles(paths, targets, trained.reading, decoded=decoded_of(args), strict=args.strict)
+
+
+def _folder_name(images: ImageFiles, index: int) -> str:
+    """The name of an image, numbered where others have the same."""
+    names = [images.path(number).name for number in range(len(images))]
+    name = names[index]
+    return f"{name}-{names[:index].count(name)}" if names.count(name) > 1 else name
+
+
+def _say_bad(images: ImageFiles) -> None:
+    for bad in images.bad:
+        print(f"left out: {bad.reason}", file=sys.stderr)
