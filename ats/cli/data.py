@@ -96,8 +96,9 @@ def divisions(
     strata = task.strata(task.targets([entry.labels for entry in entries]))
     rare = np.bincount(strata)[strata] < folds
     divider = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-    # Classes rarer than the folds cannot be spread, and are told apart no further.
-    for train, test in divider.split(strata, np.where(rare, -1, strata), groups):
+    # Classes rarer than the folds cannot be spread: they are divided as the commonest one is.
+    known = np.where(rare, np.bincount(strata).argmax(), strata)
+    for train, test in divider.split(strata, known, groups):
         yield [entries[place] for place in train], [entries[place] for place in test]
 
 

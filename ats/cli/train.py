@@ -94,6 +94,7 @@ def train_on(
             {"n_train": len(train_set), "n_test": len(test_set), "task": task.name},
             task.names,
             picture=(test_set[0], test_set.small_view(0)),
+            describe=lambda logits, _: task.say(task.scores(logits[None])[0].tolist()),
             callbacks=[
                 Begin(
                     lambda: save_model(folder, settings, task, reading, pixels),

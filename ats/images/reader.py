@@ -151,7 +151,8 @@ class Reader(ABC):
             raise ImageError(f"{self.path} is missing; check the path") from error
         # Every library has its own exceptions, and damaged data can raise any.
         except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ImageError(
-                f"{self.path} cannot be read ({type(error).__name__}: {error}); it may be damaged, "
-                "or of a format that this reader does not know"
+                f"{self.path} cannot be read ({reason}); it may be damaged, or of a format that "
+                "this reader does not know"
             ) from error

@@ -1,5 +1,6 @@
 """Pictures of where a network looks, while it learns."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ class Pictures(lightning.Callback):
         output: folder to write to.
         batch: the test image, a batch of one.
         image: its pixels to draw, (C, H, W), as large as shall be drawn.
-        classes: names of the classes.
+        describe: from the logits (T) and the target of the image to what is written above it.
     """
 
-    def __init__(self, output: Path, batch: Batch, image: Tensor, classes: list[str]) -> None:
+    def __init__(
+        self, output: Path, batch: Batch, image: Tensor, describe: Callable[[Tensor, Tensor], str]
+    ) -> None:
         self.output = output
         self.batch = batch
         self.image = for_drawing(image)
-        self.classes = classes
+        self.describe = describe
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -47,20 +50,29 @@ class Pictures(lightning.Callback):
         if not trainer.is_global_zero:
             return
         logits, seen = predict(pl_module, self.batch)
-        self._save(trainer.current_epoch, int(logits.argmax()), seen)
+        said = self.describe(logits[0].float().cpu(), self.batch.target[0])
+        self._save(trainer.current_epoch, said, seen)
 
-    def _save(self, epoch: int, predicted: int, seen: AttentionSamplingOutput) -> None:
+    def _save(self, epoch: int, said: str, seen: AttentionSamplingOutput) -> None:
         attention = save_attention(self.output, epoch, seen.attention[0])
         patches = save_patches(self.output, epoch, seen.patches[0])
-        truth = self.classes[int(self.batch.target[0])]
         save_overview(
             self.output / f"overview_{epoch:03d}.png",
             image=self.image,
             attention=attention,
             patches=np.stack(patches),
             boxes=patch_boxes(seen, 0, self.batch.x_high.shapes[0]),
-            title=f"Epoch {epoch + 1}: predicted {self.classes[predicted]}, true {truth}",
+            title=f"Epoch {epoch + 1}: {said}",
         )
+
+
+def class_and_truth(classes: Sequence[str]) -> Callable[[Tensor, Tensor], str]:
+    """Says which class is predicted and which is true."""
+
+    def describe(logits: Tensor, target: Tensor) -> str:
+        return f"predicted {classes[int(logits.argmax())]}, true {classes[int(target)]}"
+
+    return describe
 
 
 def predict(

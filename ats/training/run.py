@@ -30,7 +30,7 @@ from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.folder import open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
-from ats.training.pictures import Pictures
+from ats.training.pictures import Pictures, class_and_truth
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -57,6 +57,7 @@ def fit(
     classes: list[str],
     *,
     picture: tuple[Batch, Tensor] | None = None,
+    describe: Callable[[Tensor, Tensor], str] | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     **objective: Any,
 ) -> dict[str, float]:
@@ -71,6 +72,8 @@ def fit(
         classes: names of the classes.
         picture: a test image as a batch of one, and its pixels (C, H, W) to draw on, for pictures
             of every epoch.
+        describe: what is written above them, of the logits and the target of the image; by default
+            the predicted and the true class.
         callbacks: what an experiment measures and writes besides; those with ``measures``, names
             of the metrics that they log, get columns in the table.
         objective: further arguments of :class:`ats.training.module.TrainingModule`.
@@ -98,7 +101,8 @@ def fit(
     loaders = _loaders(train, test, args, micro, accelerator, draw)
     measures = [name for callback in callbacks for name in getattr(callback, "measures", ())]
     history = History(output, len(train) - len(train) % args.batch_size, measures)
-    pictures = [Pictures(output, *picture, classes=classes)] if picture else []
+    say = describe or class_and_truth(classes)
+    pictures = [Pictures(output, *picture, say)] if picture else []
     # Convolutions of small patches run a fifth faster with their channels last.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []

@@ -1,0 +1,357 @@
+"""The command ``ats`` on a folder of images, as a user has them."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from image_folder import BAD, make_folder
+from programs import rows
+from safetensors.torch import load_file
+
+import ats
+from ats.cli.data import divide, divisions, make_task, read_entries
+from ats.cli.main import main
+from ats.cli.model import load_model, network
+from ats.cli.settings import parse_settings, template, training_parser
+from ats.datasets.table import Columns, classes_of, read_folders, read_table
+from ats.training.tasks import Classes
+
+SMALL = ["--small_side", "64", "--n_patches", "4", "--patch_size", "32x32", "--batch_size", "4"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images"), 24, (80, 200))
+
+
+@pytest.fixture(scope="module")
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of two epochs."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(train_arguments(images, out)) == 0
+    return out
+
+
+def train_arguments(images: Path, out: Path, *more: str) -> list[str]:
+    table = ["--images", str(images), "--labels", str(images / "labels.csv")]
+    cache = ["--cache", str(images.parent / "cache"), "--test_share", "0.34"]
+    return ["train", *table, "--out", str(out), "--epochs", "2", *SMALL, *cache, *more]
+
+
+def ats_process(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "ats", *arguments], text=True)
+
+
+def test_a_run_has_all_that_a_prediction_needs(run: Path, images: Path) -> None:
+    stored = json.loads((run / "model.json").read_text())
+    assert stored["task"] == {"name": "classes", "names": ["marked", "plain"]}
+    assert len(rows(run / "history.csv")) == 2
+    bad = rows(run / "bad_images.csv")
+    assert sorted(Path(row["path"]).name for row in bad) == sorted(BAD)
+    assert all(row["reason"] for row in bad)
+    split = rows(run / "split.csv")
+    assert len(split) == 24 + 5
+    tested = [row for row in split if row["split"] == "test"]
+    predictions = rows(run / "predictions.csv")
+    readable = [row for row in tested if Path(row["path"]).name not in BAD]
+    assert [row["path"] for row in predictions] == [row["path"] for row in readable]
+    for row in predictions:
+        scores = [float(row["marked"]), float(row["plain"])]
+        assert sum(scores) == pytest.approx(1, abs=1e-5)
+        assert row["prediction"] == ("marked", "plain")[int(np.argmax(scores))]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["images"] == len(predictions)
+    assert metrics["auroc"]["low"] <= metrics["auroc"]["value"] <= metrics["auroc"]["high"]
+    assert (run / "confusion.png").stat().st_size > 1000
+
+
+def test_evaluate_says_what_training_said(run: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "e")]) == 0
+    for name in ("predictions.csv", "metrics.json", "confusion.csv"):
+        assert (tmp_path / "e" / name).read_text() == (run / name).read_text()
+
+
+def test_evaluate_on_other_images(run: Path, tmp_path: Path) -> None:
+    other = make_folder(tmp_path / "other", 6, (80, 120), seed=9, bad=False)
+    table = ["--images", str(other), "--labels", str(other / "labels.csv")]
+    assert main(["evaluate", str(run), *table, "--out", str(tmp_path / "e")]) == 0
+    assert len(rows(tmp_path / "e" / "predictions.csv")) == 6
+
+
+def test_predict_says_the_same_every_time_and_alone(
+    run: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(run), str(images), "--out", str(tmp_path / "p.csv")]) == 0
+    every = {row["path"]: row for row in rows(tmp_path / "p.csv")}
+    assert len(every) == 24 + 3
+    assert "text.png" in capfd.readouterr().err
+    assert main(["predict", str(run), str(images / "004.tif"), str(images / "one.png")]) == 0
+    alone = list(csv.DictReader(capfd.readouterr().out.splitlines()))
+    assert alone == [every[str(images / "004.tif")], every[str(images / "one.png")]]
+    for row in rows(run / "predictions.csv"):
+        assert every[row["path"]] == row
+
+
+def test_predict_stops_at_a_bad_image_where_strict(
+    run: Path, images: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(run), str(images / "text.png"), "--strict"]) == 2
+    assert "text.png cannot be read" in capfd.readouterr().err
+
+
+def test_explain_shows_places_in_the_image(run: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "explained"
+    names = ["000.jpg", "004.tif", "one.png"]
+    assert main(["explain", str(run), *(str(images / n) for n in names), "--out", str(out)]) == 0
+    first = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for name in names:
+        told = json.loads((out / name / "explain.json").read_text())
+        reader = ats.open_image(images / name)
+        assert told["shape"] == list(reader.shape)
+        patches = rows(out / name / "patches.csv")
+        assert len(patches) == len(told["patches"]) == 4
+        attention = np.load(out / name / "attention.npy")
+        for number, (line, place) in enumerate(zip(patches, told["patches"], strict=True)):
+            assert {key: float(value) for key, value in line.items()} == pytest.approx(place)
+            assert (place["height"], place["width"]) == (32, 32)
+            # The only position of a single pixel has its centre beside it.
+            if place["attention"] and name != "one.png":
+                centre = (place["y"] + 16, place["x"] + 16)
+                assert all(0 <= c <= s for c, s in zip(centre, reader.shape, strict=True))
+            drawn = (out / name / f"patch_{number:02d}.png").stat().st_size
+            assert drawn > 0
+        assert attention.max() > 0
+        assert attention.sum() == pytest.approx(1, abs=0.02)
+    assert main(["explain", str(run), *(str(images / n) for n in names), "--out", str(out)]) == 0
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
+
+
+def test_a_killed_training_goes_on_to_the_same_end(images: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    process = ats_process(train_arguments(images, out))
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoint.ckpt").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "weights_001.safetensors").exists()
+    assert main(train_arguments(images, out, "--resume")) == 0
+    ours, theirs = (load_file(path / "weights_001.safetensors") for path in (out, run))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (out / "predictions.csv").read_text() == (run / "predictions.csv").read_text()
+
+
+def test_reading_ahead_trains_too(images: Path, run: Path, tmp_path: Path) -> None:
+    assert main(train_arguments(images, tmp_path / "ahead", "--read_ahead")) == 0
+    ahead, plain = (rows(path / "history.csv") for path in (tmp_path / "ahead", run))
+    losses = [[float(row["train_loss"]) for row in table] for table in (ahead, plain)]
+    # Another draw after the first step, of the same objective.
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.5)
+
+
+def test_cross_validation_tests_every_image_once(images: Path, tmp_path: Path) -> None:
+    arguments = train_arguments(
+        images, tmp_path / "cv", "--folds", "2", "--group_column", "patient"
+    )
+    arguments[0] = "crossval"
+    arguments[arguments.index("--epochs") + 1] = "1"
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "cv" / "metrics.json").read_text())["images"] == 27
+    assert len(json.loads((tmp_path / "cv" / "folds.json").read_text())["auroc"]) == 2
+    tested = [
+        row["path"]
+        for fold in (0, 1)
+        for row in rows(tmp_path / "cv" / f"fold_{fold}" / "predictions.csv")
+    ]
+    assert len(tested) == len(set(tested)) == 27
+    before = (tmp_path / "cv" / "fold_0" / "weights_000.safetensors").stat().st_mtime_ns
+    assert main([*arguments, "--resume"]) == 0
+    assert (tmp_path / "cv" / "fold_0" / "weights_000.safetensors").stat().st_mtime_ns == before
+
+
+def test_groups_stay_together_and_classes_keep_their_share(images: Path) -> None:
+    arguments = train_arguments(images, images / "x", "--group_column", "patient")[1:]
+    args = parse_settings(arguments, training_parser())
+    entries = read_entries(args)
+    task = make_task(args, entries)
+    train, test = divide(entries, task, args)
+    assert not {entry.group for entry in train} & {entry.group for entry in test}
+    assert len(train) + len(test) == len(entries)
+    shares = [np.mean([entry.labels == ("marked",) for entry in part]) for part in (train, test)]
+    assert abs(shares[0] - shares[1]) < 0.15
+    folds = [test for _, test in divisions(entries, task, 4, 0)]
+    assert sorted(e.path for fold in folds for e in fold) == sorted(e.path for e in entries)
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "outputs"),
+    [("labels", ["label"], ["marked", "plain"]), ("numbers", ["y", "x"], ["y", "x"])],
+)
+def test_other_tasks(
+    task: str, column: list[str], outputs: list[str], images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / task
+    more = ["--task", task, "--label_column", *column, "--epochs", "1"]
+    assert main(train_arguments(images, out, *more)) == 0
+    predictions = rows(out / "predictions.csv")
+    assert list(predictions[0]) == ["path", "prediction", *outputs]
+    assert main(["evaluate", str(out)]) == 0
+    found = json.loads((out / "metrics.json").read_text())
+    assert found.keys() > ({"auroc"} if task == "labels" else {"r2", "mean_absolute_error"})
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        make_folder(tmp_path / name, 3, (40, 60), bad=False)
+    entries = read_folders(tmp_path)
+    assert classes_of(entries) == ["a", "b"]
+    assert [Path(entry.path).name for entry in entries if entry.labels == ("a",)] == [
+        "000.jpg",
+        "001.png",
+        "002.webp",
+    ]
+    with pytest.raises(ValueError, match="at least two classes"):
+        read_folders(tmp_path / "a")
+
+
+def test_a_file_of_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ats.yaml"
+    assert main(["init", str(path)]) == 0
+    assert main(["init", str(path)]) == 2
+    parser = training_parser()
+    written = yaml.safe_load(path.read_text())
+    assert written["patch_size"] == "64x64"
+    every = parse_settings(["--config", str(path)], training_parser())
+    defaults = parser.parse_args([])
+    assert {k: v for k, v in vars(every).items() if k != "config"} == {
+        k: v for k, v in vars(defaults).items() if k != "config"
+    }
+    path.write_text("epochs: 7\nlabel_column: [a, b]\ncentring: false\nstrict: true\nmpp: 0.5\n")
+    args = parse_settings(["--config", str(path), "--epochs", "9"], training_parser())
+    assert (args.epochs, args.label_column, args.centring) == (9, ["a", "b"], False)
+    assert (args.strict, args.mpp) == (True, 0.5)
+    path.write_text("epoch: 7\n")
+    with pytest.raises(SystemExit):
+        parse_settings(["--config", str(path)], training_parser())
+    assert "unknown settings epoch" in capsys.readouterr().err
+    assert "# passes over the training set" in template(parser)
+
+
+def test_info_prints_levels(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(images / "004.tif"), str(images / "one.png")]) == 0
+    said = capsys.readouterr().out
+    assert "TiffReader" in said
+    assert "level 0: 1 x 1 pixels" in said
+    assert main(["info", str(images / "text.png")]) == 2
+
+
+def test_exported_programs_say_what_predict_says(run: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    assert main(["export", str(run), "--out", str(out), "--small_shape", "64x64"]) == 0
+    locate, read = (torch.export.load(out / name).module() for name in ("locate.pt2", "read.pt2"))
+    reader = ats.open_image(images / "004.tif")
+    trained = load_model(run)
+    from ats.cli.measure import predict_image
+    from ats.datasets.file_images import ImageFiles
+
+    dataset = ImageFiles([images / "004.tif"], torch.zeros(1), trained.reading)
+    # Programs know no padding: one whose small view fills theirs.
+    small = torch.nn.functional.interpolate(dataset[0].x_low / 255, (64, 64))
+    offsets, weights, attention = locate(small, torch.tensor([reader.shape]))
+    patches = ats.FileImages([reader]).patches(offsets, (32, 32)) / 255
+    logits = read(patches, weights)
+    with torch.no_grad():
+        wanted, seen = trained.model(small, ats.FileImages([reader]))
+    assert torch.equal(offsets, seen.offsets)
+    assert torch.allclose(attention, seen.attention)
+    assert torch.allclose(logits, wanted, atol=1e-5)
+    assert predict_image(trained, dataset, 0).scores.shape == (2,)
+    weights_file = load_file(out / "weights.safetensors")
+    assert weights_file.keys() == trained.model.state_dict().keys()
+
+
+class Tiny(torch.nn.Module):
+    """A network of a user's own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(channels, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.mean((2, 3)))
+
+
+def not_a_network(channels: int) -> int:
+    return channels
+
+
+def test_networks_of_ones_own(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own"
+    more = ["--feature", "test_cli:Tiny", "--epochs", "1"]
+    assert main(train_arguments(images, out, *more)) == 0
+    assert isinstance(load_model(out).model.sampling.feature[1], Tiny)
+    with pytest.raises(ValueError, match=r"neither small nor package\.module:function"):
+        network("feature", "nothing:here", 3)
+    with pytest.raises(ValueError, match="returned int"):
+        network("feature", "test_cli:not_a_network", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label\n", "0 lines"),
+        ("file,label\na.png,x\n", "not path"),
+        ("path,label\na.png,\n", "line 2 has no label"),
+        ("path,label\n,x\n", "line 2 has no path"),
+        ("path,label,split\na.png,x,valid\n", "write train or test"),
+    ],
+)
+def test_bad_tables_say_what_is_wrong(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    columns = Columns(split="split" if "split" in content else None)
+    with pytest.raises(ValueError, match=message):
+        read_table(path, str(tmp_path), columns)
+
+
+def test_bad_arguments_say_what_is_wrong(
+    images: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: Any) -> str:
+        assert main([str(argument) for argument in arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "no command" in said("learn")
+    assert "give --images" in said("train", "--out", tmp_path / "a")
+    assert "give --out" in said("train", "--images", images, "--labels", images / "labels.csv")
+    assert "model.json" in said("predict", tmp_path, images / "000.jpg")
+    assert "holds a run already" in said(*train_arguments(images, run))
+    (tmp_path / "empty").mkdir()
+    assert "at least two classes" in said("train", "--images", tmp_path / "empty", "--out", "x")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"{n}.png,{n % 2}\n" for n in range(10)))
+    message = said("train", "--images", tmp_path, "--labels", table, "--out", tmp_path / "b")
+    assert "none of 8 images can be read" in message
+    assert "is missing" in message
+    assert main([]) == 0
+    assert "ats COMMAND" in capsys.readouterr().out
+
+
+def test_rare_classes_do_not_stop_a_division() -> None:
+    from ats.datasets.table import Entry
+
+    entries = [Entry(str(number), ("a" if number else "b",)) for number in range(10)]
+    parts = list(divisions(entries, Classes(["a", "b"]), 3, 0))
+    assert sorted(len(test) for _, test in parts) == [3, 3, 4]
