@@ -28,6 +28,9 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     "plots": ({"files"}, None),
     "datasets": ({"images", "files"}, None),
     "training": (None, None),
+    "cli": (None, None),
+    "api": (None, None),
+    "__main__": ({"cli"}, set()),
     "__init__": ({*MATHEMATICS, "images", "ahead", "nn", "nested"}, set()),
 }
 
@@ -104,6 +107,12 @@ def test_imports_go_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((PACKAGE / "images").glob("*.py")), ids=label)
 def test_formats_of_images_are_imported_where_they_are_used(path: Path) -> None:
     assert distributions_imported(imported(path, top_level=True)) <= NUMPY
+
+
+def test_the_library_does_not_import_the_command_line() -> None:
+    for path in FILES:
+        if part_of(path) not in ("cli", "api", "__main__"):
+            assert not parts_imported(imported(path)) & {"cli", "api", "__main__"}, path
 
 
 def test_nothing_imports_the_scripts() -> None:

@@ -16,7 +16,7 @@ PAGES = sorted(page.name for page in DOCS.glob("*.md"))
 update_help = load("docs/update_help.py")
 
 
-@pytest.mark.parametrize("script", update_help.SCRIPTS)
+@pytest.mark.parametrize("script", [*update_help.SCRIPTS, update_help.COMMAND])
 def test_help_texts_are_those_of_the_scripts(script: str) -> None:
     kept = update_help.help_file(script).read_text(encoding="utf-8")
     assert kept == update_help.help_text(script), "run python docs/update_help.py"

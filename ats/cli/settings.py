@@ -96,7 +96,7 @@ def read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     """A YAML file of settings as arguments of the command line.
 
     Raises:
-        ValueError: the file cannot be read, or holds an unknown setting.
+        ValueError: the file cannot be read, or an unknown setting is in it.
     """
     import yaml
 
@@ -106,11 +106,20 @@ def read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         raise ValueError(f"config={path} cannot be read ({error}); see ats init") from error
     if not isinstance(values, dict):
         raise ValueError(f"config={path} must hold lines such as 'epochs: 30'; see ats init")
+    return tokens_of(values, parser, f"config={path}")
+
+
+def tokens_of(values: dict[Any, Any], parser: argparse.ArgumentParser, origin: str) -> list[str]:
+    """Settings by their names as arguments of the command line.
+
+    Raises:
+        ValueError: one of them is unknown.
+    """
     actions = {name_of(action): action for action in settings_of(parser)}
     unknown = sorted(str(name) for name in values if name not in actions)
     if unknown:
         raise ValueError(
-            f"config={path} holds the unknown settings {', '.join(unknown)}; ats init writes a "
+            f"{origin} holds the unknown settings {', '.join(unknown)}; ats init writes a "
             "file with all that there are"
         )
     return [part for name, value in values.items() for part in _tokens(actions[name], value)]
