@@ -1,8 +1,9 @@
 """Attention sampling against the same network on whole images, on real street scenes.
 
 For each method and seed: a training from scratch on the few real scenes alone (``plain``), or one
-in four stages (``composites``): small composites with large signs, small composites with signs of
-any size, whole composites together with the real scenes, and the real scenes alone. One table of
+in five stages (``composites``): tiny composites with large signs and then with small ones, to learn
+to read, in seconds per thousand; larger ones, to learn to find; whole composites together with the
+real scenes; and the real scenes alone. One table of
 test accuracy, pointing, time and memory. Runs go one after another; the command can be stopped and
 given again, and goes on where it was.
 
@@ -62,13 +63,24 @@ class Stage(NamedTuple):
     sampling: str = ""
 
 
-SMALL = "--train_on composites --composites 8000 --composite_size 200x200"
+SMALL = "--train_on composites --composite_size 64x64 --batch_size 16"
+ONE = "--patch_size 64x64 --n_patches 1"
 PLAIN = (Stage("plain", "--epochs 40"),)
 COMPOSITES = (
-    Stage("1-large", f"{SMALL} --composite_heights 45-95 --epochs 2", "--n_patches 2"),
-    Stage("2-small", f"{SMALL} --epochs 3", "--n_patches 2"),
-    Stage("3-both", "--train_on both --composites 1200 --epochs 6"),
-    Stage("4-real", "--epochs 6 --lr 0.0003"),
+    Stage("1-read", f"{SMALL} --composites 16000 --composite_heights 28-60 --epochs 4", ONE),
+    Stage(
+        "2-read",
+        f"{SMALL} --composites 12000 --composite_heights 16-56 --epochs 3 --decrease_lr_at 2",
+        ONE,
+    ),
+    Stage(
+        "3-find",
+        "--train_on composites --composite_size 320x320 --composites 4000 "
+        "--composite_heights 16-90 --epochs 4",
+        "--n_patches 3",
+    ),
+    Stage("4-both", "--train_on both --composites 1200 --epochs 5 --decrease_lr_at 4"),
+    Stage("5-real", "--epochs 6 --lr 0.0003"),
 )
 TRAININGS = {"plain": PLAIN, "composites": COMPOSITES}
 LIMITS = "30,50,70,80,100,120"
@@ -110,7 +122,7 @@ def train(
     result: tuple[list[Row], Cost] | None = None
     for stage in TRAININGS[args.training]:
         folder = args.output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}" / stage.name
-        options = [*stage.options.split(), *start, "--batch_size", "8", "--seed", str(seed)]
+        options = ["--batch_size", "8", *stage.options.split(), *start, "--seed", str(seed)]
         if method.n_patches:
             options += (stage.sampling or f"--n_patches {method.n_patches}").split()
         data = [str(args.dataset), str(folder), "--source", "gtsdb", "--limits", LIMITS]

@@ -14,6 +14,7 @@ from programs import ROOT, load, rows, run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import ats
 from ats import AttentionSampling, Classifier
 from ats.datasets.batch import Batch
 from ats.datasets.street_scenes import make_street_scenes
@@ -274,6 +275,18 @@ def test_the_attention_s_kernels_decay() -> None:
     kernel = plain.model.sampling.attention.weight
     difference = decayed.training_step(batch, 0) - plain.training_step(batch, 0)
     torch.testing.assert_close(difference, 0.1 * kernel.square().sum())  # type: ignore[operator]
+
+
+def test_an_attention_without_a_choice_does_not_decay() -> None:
+    """The decay would be its only gradient, and Adam would bring its kernels to 0 with it."""
+    module, batch = small_module(attention_decay=0.1)
+    sampling = module.model.sampling
+    sampling.attention = nn.Sequential(sampling.attention, nn.AdaptiveMaxPool2d(1))
+    sampling.sample.n_patches = 1
+    sampling.sample.design = ats.sampling.Systematic()
+    module.training_step(batch, 0).backward()
+    kernel = sampling.attention[0].weight
+    assert kernel.grad is None or not kernel.grad.any()
 
 
 def test_training_images_change_and_test_images_do_not() -> None:

@@ -121,8 +121,8 @@ class TrainingModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss, _ = self._step(batch, "train")
-        return loss + self._penalty()
+        loss, outputs = self._step(batch, "train")
+        return loss + self._penalty(outputs["seen"].attention)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Measure loss and error on the test set; ``logits`` and what was ``seen``."""
@@ -155,9 +155,11 @@ class TrainingModule(lightning.LightningModule):
             self._check_finite(loss)
         return loss - self.regularizer_strength * mean_entropy, {"logits": logits, "seen": seen}
 
-    def _penalty(self) -> Tensor | float:
+    def _penalty(self, attention: Tensor) -> Tensor | float:
         """The factor times the sum of squares of the attention's kernels, not of its biases."""
-        if not self.attention_decay:
+        # Of a single position the attention is always 1. The penalty would be the only gradient,
+        # which Adam takes for as large as any: all kernels would be 0 after some hundred steps.
+        if not self.attention_decay or attention[0].numel() == 1:
             return 0.0
         kernels = [p for p in self.model.sampling.attention.parameters() if p.dim() > 1]
         return self.attention_decay * sum(kernel.square().sum() for kernel in kernels)
