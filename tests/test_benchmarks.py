@@ -161,3 +161,42 @@ def test_a_size_that_costs_is_found():
     assert image_size.broken_claims([first, row(15000, 540, 1.05)], "cpu") == []
     found = image_size.broken_claims([first, row(15000, 5_000_000_000, 1.2)], "cpu")
     assert [text.split(":")[1].split()[0] for text in found] == ["the", "memory", "time"]
+
+
+gigapixel = load("benchmarks/gigapixel.py")
+
+
+@linux
+def test_images_in_files_of_two_sides_take_turns(tmp_path):
+    arguments = [tmp_path, "--kinds", "tiff", "--sides", "1100", "2200", "--rounds", "1"]
+    rows = gigapixel.measure(gigapixel.parse(list(map(str, arguments))))
+    assert [(row["kind"], row["side"]) for row in rows] == [("tiff", 1100), ("tiff", 2200)]
+    assert rows[0]["time_ratio"] == rows[0]["memory_ratio"] == 1
+    assert all(row["seconds"] > 0 and row["peak"] > 1 << 27 for row in rows)
+    assert "| tiff | 2,200 |" in gigapixel.report(rows)
+    assert gigapixel.broken_claims([{**rows[0], "time_ratio": 1.2, "peak": 2e9}])[1].endswith(
+        "1.200"
+    )
+
+
+def test_a_formula_is_the_image_in_files(tmp_path):
+    image = gigapixel.Tissue((1100, 1100))
+    path = gigapixel.write_pyramid(tmp_path / "1100.tif", image, kind="tiff")
+    formula, file = gigapixel.FormulaReader("1100.formula"), gigapixel.open_image(path)
+    assert formula.layout.shapes == file.layout.shapes
+    for level, shape in enumerate(file.layout.shapes):
+        everything = formula.read((0, 0), shape, level)
+        assert everything.any()
+        assert (everything == file.read((0, 0), shape, level)).all()
+
+
+def test_slow_reading_is_measured_beside_memory(tmp_path, capsys):
+    read_ahead = load("benchmarks/read_ahead.py")
+    sizes = ["--side", "1100", "--n_patches", "2", "--patch", "16", "--wait", "0.001"]
+    try:
+        read_ahead.main([str(tmp_path / "a.tif"), *sizes, "--steps", "3", "--rounds", "1"])
+    except AssertionError as error:
+        assert "times as long as from memory" in str(error)  # noqa: PT017
+    said = capsys.readouterr().out
+    assert "| from memory |" in said
+    assert "| slow, read ahead |" in said

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ats.cli.settings import (
-    add_data_arguments,
+    add_file_arguments,
+    add_table_arguments,
     parse_settings,
     template,
     training_parser,
 )
 from ats.files import atomic_path
-from ats.training.arguments import patch_extents, positive_float, positive_int
+from ats.training.arguments import patch_extents, positive_int
 
 USAGE = """usage: ats COMMAND ...
 
@@ -86,7 +87,7 @@ def _evaluate(rest: list[str]) -> None:
     parser = _parser("evaluate", "Measure a trained network on held-out or other images.")
     parser.add_argument("run", help="folder of a training")
     parser.add_argument("--out", dest="output", help="folder of the results (default: in the run)")
-    add_data_arguments(parser.add_argument)
+    add_table_arguments(parser.add_argument)
     args = parser.parse_args(rest)
     from ats.cli.use import evaluate
 
@@ -97,9 +98,7 @@ def _images(parser: argparse.ArgumentParser) -> None:
     add: Any = parser.add_argument
     add("run", help="folder of a training")
     add("image", nargs="+", help="images, or folders of images")
-    add("--strict", action="store_true", help="stop at an image that cannot be read")
-    add("--cache", default=None, help="folder for decoded images, or the user's cache")
-    add("--cache_gib", type=positive_float, default=16, help="bound on the decoded images, GiB")
+    add_file_arguments(add)
 
 
 def _predict(rest: list[str]) -> None:

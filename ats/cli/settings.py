@@ -26,30 +26,34 @@ def share(text: str) -> float:
     return value
 
 
-def add_data_arguments(add: Any) -> None:
-    """Which images and labels, and how they are read."""
+def add_table_arguments(add: Any) -> None:
+    """Which images and labels."""
     add("--images", default=None, help="folder of the images; without --labels with one per class")
     add("--labels", default=None, help="CSV table with a header: a path and a label for each image")
     add("--path_column", default="path", help="column of the paths, relative to --images")
     add("--label_column", nargs="+", default=["label"], help="column of the label; several numbers")
     add("--label_separator", default=None, help="between the classes of an image, such as ';'")
-    add("--group_column", default=None, help="images of one group, as of a patient, stay together")
+    add("--group_column", default=None, help="images of one group, as a patient, stay together")
     add("--split_column", default=None, help="column with train or test; without it a random share")
+    add_file_arguments(add)
+
+
+def add_file_arguments(add: Any) -> None:
+    """What to do with files."""
+    add("--strict", action="store_true", help="stop at an image that cannot be read")
+    add("--cache", default=None, help="folder for decoded images, or the user's cache")
+    add("--cache_gib", type=positive_float, default=16, help="bound on the decoded images, GiB")
+
+
+def add_reading_arguments(add: Any) -> None:
+    """How images are divided, read and understood."""
     add("--test_share", type=share, default=0.2, help="share of the images that are tested on")
     add("--task", choices=tuple(TASKS), default="classes", help="one class, several, or numbers")
     add("--channels", type=positive_int, default=3, help="channels that every image is brought to")
     add("--axes", default=None, help="axes of arrays in files where unclear, such as YXC")
-    add(
-        "--level",
-        type=not_negative_int,
-        default=0,
-        help="level of the patches, 0 the finest",
-    )
+    add("--level", type=not_negative_int, default=0, help="level of the patches, 0 the finest")
     add("--mpp", type=positive_float, default=None, help="microns per pixel, in place of the level")
     add("--small_side", type=positive_int, default=256, help="longest side of small views, pixels")
-    add("--strict", action="store_true", help="stop at an image that cannot be read")
-    add("--cache", default=None, help="folder for decoded images, or the user's cache")
-    add("--cache_gib", type=positive_float, default=16, help="bound on the decoded images, GiB")
 
 
 def add_network_arguments(add: Any) -> None:
@@ -75,7 +79,8 @@ def training_parser(**options: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, default=None, help="YAML file, see ats init")
     parser.add_argument("--out", dest="output", type=folder, default=None, help="folder of the run")
-    add_data_arguments(parser.add_argument)
+    add_table_arguments(parser.add_argument)
+    add_reading_arguments(parser.add_argument)
     add_network_arguments(parser.add_argument)
     add_training_arguments(parser)
     parser.set_defaults(epochs=30)

@@ -1,6 +1,7 @@
 """One training run, from a model and two data sets to a folder of results."""
 
 import argparse
+import importlib.util
 import logging
 import os
 import platform
@@ -116,7 +117,7 @@ def fit(
         gradient_clip_val=args.clipnorm,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        logger=False,
+        logger=_logger(output),
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=bool(bar),
@@ -211,6 +212,15 @@ def _loaders(
     return made[0], made[1]
 
 
+def _logger(output: Path) -> Any:
+    """TensorBoard's, where it is installed; the tables are written in any case."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(output, name=None, version="tensorboard")
+
+
 def _as_dataset(dataset: BatchDataset) -> Dataset[Batch]:
     return dataset  # type: ignore[return-value]
 
@@ -221,4 +231,5 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Consider setting `persistent_workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
