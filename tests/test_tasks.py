@@ -61,6 +61,20 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert 86 <= covered <= 100
 
 
+def test_groups_are_drawn_whole() -> None:
+    """Ten images of each of twelve patients that are all right or all wrong: as twelve images."""
+    right = np.repeat(np.arange(12) < 8, 10)
+    targets = np.zeros(120, int)
+    scores = np.eye(2)[np.where(right, 0, 1)]
+    metrics = {"accuracy": Classes(["a", "b"]).metrics()["accuracy"]}
+    patients = [str(number // 10) for number in range(120)]
+    alone = with_intervals(metrics, scores[::10], targets[::10])["accuracy"]
+    groups = with_intervals(metrics, scores, targets, patients)["accuracy"]
+    images = with_intervals(metrics, scores, targets)["accuracy"]
+    assert groups == alone
+    assert images.high - images.low < 0.5 * (groups.high - groups.low)
+
+
 @pytest.mark.parametrize(
     ("task", "labels"),
     [

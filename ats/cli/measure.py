@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,14 +57,20 @@ def write_predictions(path: Path, task: Task, images: ImageFiles, scores: Array)
             writer.writerow([images.readers[index].path, task.say(row.tolist()), *numbers])
 
 
-def measure(task: Task, scores: Array, targets: torch.Tensor) -> dict[str, Interval]:
+def measure(
+    task: Task, scores: Array, targets: torch.Tensor, groups: Sequence[str]
+) -> dict[str, Interval]:
     """Every metric of a task with its 95 % interval."""
-    return with_intervals(task.metrics(), scores, targets.numpy())
+    # Images without a group are each one of their own.
+    named = [group or f"\0{number}" for number, group in enumerate(groups)]
+    return with_intervals(task.metrics(), scores, targets.numpy(), named)
 
 
-def write_measures(folder: Path, task: Task, scores: Array, targets: torch.Tensor) -> str:
+def write_measures(
+    folder: Path, task: Task, scores: Array, targets: torch.Tensor, groups: Sequence[str]
+) -> str:
     """Write ``metrics.json``, and for classes the confusion matrix; the metrics as a table."""
-    found = measure(task, scores, targets)
+    found = measure(task, scores, targets, groups)
     values: dict[str, Any] = {name: _finite(interval) for name, interval in found.items()}
     write_json(folder / "metrics.json", {"images": len(targets), **values})
     if isinstance(task, Classes):
@@ -76,12 +83,13 @@ def write_measures(folder: Path, task: Task, scores: Array, targets: torch.Tenso
             writer.writerow(["true", *task.names])
             rows = zip(task.names, counts.tolist(), strict=True)
             writer.writerows([name, *row] for name, row in rows)
-    return table(found, len(targets))
+    return table(found, len(targets), len(set(groups) - {""}))
 
 
-def table(found: dict[str, Interval], n_images: int) -> str:
+def table(found: dict[str, Interval], n_images: int, n_groups: int) -> str:
     """Metrics in lines for the terminal."""
-    lines = [f"{n_images} images; 95 % intervals by the bootstrap over images"]
+    over = f"{n_groups} groups" if n_groups else "images"
+    lines = [f"{n_images} images; 95 % intervals by the bootstrap over {over}"]
     for name, interval in found.items():
         between = f"[{interval.low:.3f}, {interval.high:.3f}]"
         lines.append(f"  {name.replace('_', ' ')}: {interval.value:.3f} {between}")

@@ -38,8 +38,8 @@ def train(args: argparse.Namespace) -> None:
     """
     entries = read_entries(args)
     task = make_task(args, entries)
-    scores, targets = train_on(divide(entries, task, args), task, args, Path(_output(args)))
-    print(write_measures(Path(args.output), task, scores, targets))
+    result = train_on(divide(entries, task, args), task, args, Path(_output(args)))
+    print(write_measures(Path(args.output), task, *result))
 
 
 def crossval(args: argparse.Namespace) -> None:
@@ -57,12 +57,12 @@ def crossval(args: argparse.Namespace) -> None:
         # Folds that are done, and the one that was interrupted, go on where they were.
         own.resume = args.resume and folder.exists()
         print(f"Fold {number + 1} of {args.folds}", flush=True)
-        scores, targets = train_on(Split(*split), task, own, folder)
-        write_measures(folder, task, scores, targets)
-        found.append((scores, targets))
-    scores = np.concatenate([own for own, _ in found])
-    targets = torch.cat([own for _, own in found])
-    print(write_measures(root, task, scores, targets))
+        result = train_on(Split(*split), task, own, folder)
+        write_measures(folder, task, *result)
+        found.append(result)
+    scores, targets, groups = zip(*found, strict=True)
+    every = (np.concatenate(scores), torch.cat(targets), [name for own in groups for name in own])
+    print(write_measures(root, task, *every))
     each = [measure(task, *fold) for fold in found]
     spread = {name: [fold[name].value for fold in each] for name in task.metrics()}
     write_json(root / "folds.json", spread)
@@ -70,8 +70,8 @@ def crossval(args: argparse.Namespace) -> None:
 
 def train_on(
     split: Split, task: Task, args: argparse.Namespace, folder: Path
-) -> tuple[Any, torch.Tensor]:
-    """Train on one part, and give scores and targets of the other."""
+) -> tuple[Any, torch.Tensor, list[str]]:
+    """Train on one part, and give scores, targets and groups of the other."""
     reading, decoded = reading_of(args), decoded_of(args)
     train_set, test_set = (
         load_images(part, task, reading, decoded, strict=args.strict) for part in split
@@ -110,7 +110,7 @@ def train_on(
     scores = predict_all(trained, test_set)
     write_predictions(folder / "predictions.csv", task, test_set, scores)
     write_bad(folder / "bad_images.csv", [*train_set.bad, *test_set.bad])
-    return scores, test_set.targets
+    return scores, test_set.targets, [split.test[place].group for place in test_set.kept]
 
 
 class Begin(lightning.Callback):

@@ -31,7 +31,8 @@ def evaluate(args: argparse.Namespace) -> None:
     trained = load_model(run)
     if args.images or args.labels:
         args.task = trained.task.name
-        entries = read_entries(args)
+        # Where the table says which images were trained on, they are no test.
+        entries = [entry for entry in read_entries(args) if entry.split != "train"]
     else:
         entries = read_split(run / "split.csv").test
     images = load_images(
@@ -42,7 +43,8 @@ def evaluate(args: argparse.Namespace) -> None:
     write_predictions(folder / "predictions.csv", trained.task, images, scores)
     write_bad(folder / "bad_images.csv", images.bad)
     _say_bad(images)
-    print(write_measures(folder, trained.task, scores, images.targets))
+    groups = [entries[place].group for place in images.kept]
+    print(write_measures(folder, trained.task, scores, images.targets, groups))
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -236,9 +236,17 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Classes, Labels, Nu
 
 
 def with_intervals(
-    metrics: dict[str, Metric], scores: Array, targets: Array, *, draws: int = 1000, seed: int = 0
+    metrics: dict[str, Metric],
+    scores: Array,
+    targets: Array,
+    groups: Sequence[str] | None = None,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Interval]:
-    """Every metric with its 95 % interval by the bootstrap over images (percentiles).
+    """Every metric with its 95 % interval by the bootstrap (percentiles).
+
+    Images are drawn with replacement, or whole groups of them, which are then what is independent.
 
     A metric that has no value on a set, such as the area under the curve where one class is
     missing, is NaN; such draws are left out of the interval.
@@ -247,7 +255,12 @@ def with_intervals(
         Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.
     """
     rng = np.random.default_rng(seed)
-    samples = rng.integers(0, len(targets), (draws, len(targets)))
+    member = np.unique(groups, return_inverse=True)[1] if groups else np.arange(len(targets))
+    members = [np.flatnonzero(member == number) for number in range(member.max() + 1)]
+    samples = [
+        np.concatenate([members[number] for number in rng.integers(0, len(members), len(members))])
+        for _ in range(draws)
+    ]
     out = {}
     for name, metric in metrics.items():
         values = np.array([metric(scores[rows], targets[rows]) for rows in samples])
