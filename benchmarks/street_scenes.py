@@ -3,8 +3,8 @@
 For each method and seed: a training from scratch on the few real scenes alone (``plain``), or one
 in five stages (``composites``): tiny composites with large signs and then with small ones, to learn
 to read, in seconds per thousand; larger ones, to learn to find; whole composites together with the
-real scenes; and the real scenes alone. One table of
-test accuracy, pointing, time and memory. Runs go one after another; the command can be stopped and
+real scenes; and the real scenes alone. One table of test accuracy, pointing, time and memory;
+``cost`` measures the last two alone. Runs go one after another; the command can be stopped and
 given again, and goes on where it was.
 
     python benchmarks/street_scenes.py data/gtsdb runs/street --seeds 3
@@ -82,7 +82,9 @@ COMPOSITES = (
     Stage("4-both", "--train_on both --composites 1200 --epochs 5 --decrease_lr_at 4"),
     Stage("5-real", "--epochs 6 --lr 0.0003"),
 )
-TRAININGS = {"plain": PLAIN, "composites": COMPOSITES}
+# Time and memory alone: whole scenes, drawn in the first epoch and trained on in both.
+COST = (Stage("cost", "--train_on composites --composites 40 --epochs 2"),)
+TRAININGS = {"plain": PLAIN, "composites": COMPOSITES, "cost": COST}
 LIMITS = "30,50,70,80,100,120"
 
 
@@ -121,7 +123,10 @@ def train(
     start: list[str] = []
     result: tuple[list[Row], Cost] | None = None
     for stage in TRAININGS[args.training]:
-        folder = args.output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}" / stage.name
+        # Until they differ in the number of patches, the methods with attention are one.
+        shared = method.n_patches and stage.sampling
+        family = "attention" if shared else name.replace(", ", "-").replace(" ", "-")
+        folder = args.output / f"{family}-{seed}" / stage.name
         options = ["--batch_size", "8", *stage.options.split(), *start, "--seed", str(seed)]
         if method.n_patches:
             options += (stage.sampling or f"--n_patches {method.n_patches}").split()
@@ -137,12 +142,14 @@ def row_of(method: str, runs: list[tuple[list[Row], Cost]]) -> str:
     last = [rows[-1] for rows, _ in runs]
     accuracy = [1 - row["test_error"] for row in last]
     pointing = [row["test_pointing"] for row in last]
-    seconds = np.median([row["seconds"] for rows, _ in runs for row in rows])
+    images = np.median([rows[-1]["images_per_second"] for rows, _ in runs])
+    seconds = np.median([rows[-1]["seconds"] for rows, _ in runs])
     peak = max(cost.peak for _, cost in runs) / 2**20
     pointed = f"{np.mean(pointing):.2f}" if method.startswith("attention") else "–"
     each = ", ".join(f"{value:.2f}" for value in accuracy)
     return (
-        f"| {method} | {np.mean(accuracy):.2f} ({each}) | {pointed} | {seconds:.1f} | {peak:.0f} |"
+        f"| {method} | {np.mean(accuracy):.2f} ({each}) | {pointed} | {seconds:.1f} "
+        f"| {1000 / images:.0f} | {peak:.0f} |"
     )
 
 
@@ -163,8 +170,11 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in range(args.seeds):
         for method in args.methods:
             results[method].append(train(method, seed, args, extra))
-    print("| method | test accuracy (each seed) | pointing | seconds an epoch | peak MiB |")
-    print("|---|--:|--:|--:|--:|")
+    print(
+        "| method | test accuracy (each seed) | pointing | seconds an epoch | ms an image "
+        "| peak MiB |"
+    )
+    print("|---|--:|--:|--:|--:|--:|")
     for method, runs in results.items():
         print(row_of(method, runs))
 
