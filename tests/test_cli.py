@@ -302,6 +302,11 @@ def test_networks_of_ones_own(images: Path, tmp_path: Path) -> None:
     more = ["--feature", "test_cli:Tiny", "--epochs", "1"]
     assert main(train_arguments(images, out, *more)) == 0
     assert isinstance(load_model(out).model.sampling.feature[1], Tiny)
+    # What the user's function returns is trained on from there.
+    torch.manual_seed(3)
+    built = network("feature", "test_cli:Tiny", 3)
+    torch.manual_seed(3)
+    assert torch.equal(built.linear.weight, Tiny(3).linear.weight)  # type: ignore[union-attr,arg-type]
     with pytest.raises(ValueError, match=r"neither small nor package\.module:function"):
         network("feature", "nothing:here", 3)
     with pytest.raises(ValueError, match="returned int"):

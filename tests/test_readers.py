@@ -433,3 +433,21 @@ def test_spawned_processes_can_read(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         pixels = pool.apply(reader.read, ((0, 0), (5, 5)))
     assert np.array_equal(pixels, made.levels[0][:5, :5].transpose(2, 0, 1))
+
+
+def test_small_views_are_kept_until_the_file_changes(tmp_path: Path, decoded: DecodedFiles) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, picture())
+    calls = []
+
+    def make() -> NDArray[Any]:
+        calls.append(1)
+        return read_small_view(ats.open_image(path), (9, 13))
+
+    first = decoded.small_view(path, (9, 13), make)
+    assert np.array_equal(decoded.small_view(path, (9, 13), make), first)
+    assert len(calls) == 1
+    np.save(path, picture((311, 500)))
+    ats.open_image(path).close()
+    assert not np.array_equal(decoded.small_view(path, (9, 13), make), first)
+    assert len(calls) == 2

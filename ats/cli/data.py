@@ -135,9 +135,10 @@ def write_split(path: Path, split: Split) -> None:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "group", "split"])
         for name, entries in split._asdict().items():
-            writer.writerows(
-                [entry.path, ";".join(entry.labels), entry.group, name] for entry in entries
-            )
+            for entry in entries:
+                # It is read from wherever ats evaluate is called.
+                place = entry.path if "://" in entry.path else str(Path(entry.path).absolute())
+                writer.writerow([place, ";".join(entry.labels), entry.group, name])
 
 
 def read_split(path: Path) -> Split:

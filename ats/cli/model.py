@@ -14,7 +14,7 @@ from ats import AttentionSampling, Classifier
 from ats.datasets.file_images import ImageFiles, Reading
 from ats.files import write_json
 from ats.networks import Standardize, small_attention, small_features
-from ats.nn import unit_float
+from ats.nn import glorot_uniform_, unit_float
 from ats.training.build import sampling_arguments
 from ats.training.start import start_from
 from ats.training.tasks import TASKS, Numbers, Task
@@ -58,17 +58,17 @@ def network(kind: str, name: str, channels: int) -> nn.Module:
     Raises:
         ValueError: there is no such function, or it makes no module.
     """
-    made: Any = _BUILT_IN[kind].get(name)
-    if made is None:
-        module, _, function = name.partition(":")
-        try:
-            made = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"{kind}={name} is neither {', '.join(_BUILT_IN[kind])} nor "
-                f"package.module:function ({error}); the function takes the number of channels "
-                "and returns a module"
-            ) from error
+    if name in _BUILT_IN[kind]:
+        # Not the weights of a network of the user's own, which may be trained already.
+        return glorot_uniform_(_BUILT_IN[kind][name](channels))
+    module, _, function = name.partition(":")
+    try:
+        made: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{kind}={name} is neither {', '.join(_BUILT_IN[kind])} nor package.module:function "
+            f"({error}); the function takes the number of channels and returns a module"
+        ) from error
     built = made(channels)
     if not isinstance(built, nn.Module):
         raise ValueError(f"{kind}={name} returned {type(built).__name__} and no torch module")

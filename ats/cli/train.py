@@ -24,7 +24,6 @@ from ats.cli.data import (
 from ats.cli.measure import measure, predict_all, write_measures, write_predictions
 from ats.cli.model import Trained, build, load_model, pixel_statistics, save_model
 from ats.files import write_json
-from ats.nn import glorot_uniform_
 from ats.training.run import fit
 from ats.training.tasks import Task
 
@@ -82,7 +81,6 @@ def train_on(
         pixels = pixel_statistics(train_set)
         torch.manual_seed(args.seed)
         model = build(settings, task, reading, pixels)
-        glorot_uniform_(model)
         weights = task.class_weights(train_set.targets) if args.class_weights else None
 
         _say_bad(train_set.bad + test_set.bad, folder)

@@ -118,7 +118,8 @@ class ImageFiles(Dataset[Batch]):
             raise ImageError(f"{reader.path} has {len(reader.shape)} spatial dimensions, not 2")
         level = level_for(reader, reading)
         extents = small_extents(reader.shape, reading.small_side)
-        view = with_channels(read_small_view(reader, extents), reading.channels, reader.path)
+        view = self.decoded.small_view(path, extents, lambda: read_small_view(reader, extents))
+        view = with_channels(view, reading.channels, reader.path)
         # A view may show a file that is mapped, and must not change with it.
         self._views.append(np.array(view))
         self.readers.append(reader)

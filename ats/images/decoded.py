@@ -1,16 +1,21 @@
 """Images of formats without random access, decoded once into files that can be mapped."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ats.files import atomic_path, cache_folder, writable_folder
 from ats.images.reader import ImageError
 
 DEFAULT_BYTES = 16 << 30
+
+Array = NDArray[Any]
 
 
 class DecodedFiles:
@@ -36,9 +41,7 @@ class DecodedFiles:
             FileNotFoundError: there is no such file.
             ImageError: it is damaged, no image, or decoded larger than the bound.
         """
-        state = Path(source).stat()
-        key = f"{Path(source).resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
-        kept = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.image.npy"
+        kept = self._kept_as(source, "image")
         if kept.exists():
             # Its time says when it was last used.
             os.utime(kept)
@@ -54,6 +57,34 @@ class DecodedFiles:
             _decode(image, temporary)
         self._evict(keep=kept)
         return kept
+
+    def small_view(
+        self, source: str | os.PathLike[str], extents: Sequence[int], make: Callable[[], Array]
+    ) -> Array:
+        """A small view (C, \\*extents) of an image file, made once and then kept.
+
+        Args:
+            source: the file. Small views of folders and addresses, of which nobody knows when they
+                change, are made every time.
+            extents: of the small view.
+            make: makes it.
+        """
+        if not Path(source).is_file():
+            return make()
+        kept = self._kept_as(source, f"small-{'x'.join(map(str, extents))}")
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            found: Array = np.load(kept, allow_pickle=False)
+            return found
+        view = make()
+        with atomic_path(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, view, allow_pickle=False)
+        return view
+
+    def _kept_as(self, source: str | os.PathLike[str], kind: str) -> Path:
+        """Name of the file that belongs to this state of a file."""
+        state = Path(source).stat()
+        key = f"{Path(source).resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.{kind}.npy"
 
     def _evict(self, keep: Path) -> None:
         """Delete what was used longest ago until the rest is within the bound."""
