@@ -4,7 +4,7 @@
 The images are made by ``scripts/make_pyramid.py``, as TIFF and as OME-Zarr, where they are missing;
 ``formula`` is one of which no pixel exists until it is asked for. Each step opens nothing ahead: it
 reads the small view from a coarse level, 10 patches of 256x256 from the finest, and trains the
-networks of ``scripts/speed_limits.py`` on them.
+networks that ``ats train`` has by default on them.
 
 Each image has a process of its own; they take turns. What it asserts: the peak of every process
 stays below 1 GB, and time and memory are those of the first side of the same kind within 10 %.
@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from turns import MEBIBYTE, Memory, Step, Worker, resident_bytes, serve, take_turns
 
-from ats import AttentionSampling, Classifier, FileImages, open_image
+from ats import AttentionSampling, Classifier, FileImages, local_contrast, open_image
 from ats.datasets.pyramids import Tissue, factors, write_pyramid
 from ats.images import Layout, Reader, read_small_view, small_extents
-from ats.networks import residual_features, speed_limits_attention
+from ats.networks import small_attention, small_features
 from ats.nn import unit_float
 
 MEMORY_LIMIT = 1e9
@@ -77,11 +77,11 @@ class Training:
         self.imported = resident_bytes("VmRSS")
         torch.manual_seed(0)
         sampling = AttentionSampling(
-            speed_limits_attention(),
-            residual_features(),
+            small_attention(),
+            small_features(),
             n_patches=10,
             patch_size=(256, 256),
-            receptive_field=9,
+            prior=local_contrast,
         )
         self.model = Classifier(sampling, 32, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.model.parameters())

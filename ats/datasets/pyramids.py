@@ -58,18 +58,19 @@ class Tissue:
         )
         out: NDArray[np.uint8] | None = None
         for row, column, radius, *colour in self.discs:
-            if not (
-                rows[0] - radius < row < rows[-1] + radius
-                and columns[0] - radius < column < columns[-1] + radius
-            ):
+            # The part of the tile that the disc can reach.
+            down = slice(*np.searchsorted(rows, (row - radius, row + radius)))
+            across = slice(*np.searchsorted(columns, (column - radius, column + radius)))
+            y, x = rows[down, None], columns[across]
+            if not y.size or not x.size:
                 continue
             if out is None:
                 out = np.zeros((*extents, 3), np.uint8)
-            inside = (rows[:, None] - row) ** 2 + (columns - column) ** 2 < radius**2
+            inside = (y - row) ** 2 + (x - column) ** 2 < radius**2
             # A wave of 16 pixels; where a pixel is larger than that, its mean is seen.
-            wave = np.sin(rows[:, None] / 2.5) * np.cos(columns / 2.5) * (factor <= 8)
+            wave = np.sin(y / 2.5) * np.cos(x / 2.5) * (factor <= 8)
             shade = (0.85 + 0.15 * wave)[..., None] * np.asarray(colour)
-            out[inside] = shade[inside].astype(np.uint8)
+            out[down, across][inside] = shade[inside].astype(np.uint8)
         return out
 
 
