@@ -113,7 +113,8 @@ def save_heat_over(path: Path, image: Array, attention: Array, boxes: Array) -> 
     axes.set_axis_off()
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
     shown = np.sqrt(attention / max(float(attention.max()), np.finfo(np.float64).tiny))
-    axes.imshow(shown, cmap="inferno", alpha=0.45, extent=(0, width, height, 0))
+    # Where there is little attention, the image shows through.
+    axes.imshow(shown, cmap="inferno", alpha=0.2 + 0.6 * shown, extent=(0, width, height, 0))
     _draw_boxes(axes, boxes, height, width)
     save_figure(path, figure)
 

@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--side", type=int, default=100_000, help="pixels of it")
     add("--wait", type=float, default=0.05, help="seconds before every patch")
     add("--n_patches", type=int, default=16, help="patches of a step")
-    add("--patch", type=int, default=96, help="rows and columns of a patch")
+    add("--patch", type=int, default=80, help="rows and columns of a patch")
     add("--steps", type=int, default=20, help="of a round")
     add("--rounds", type=int, default=5, help="of which the medians are taken")
     args = parser.parse_args(arguments)

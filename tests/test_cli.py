@@ -360,3 +360,28 @@ def test_rare_classes_do_not_stop_a_division() -> None:
     entries = [Entry(str(number), ("a" if number else "b",)) for number in range(10)]
     parts = list(divisions(entries, Classes(["a", "b"]), 3, 0))
     assert sorted(len(test) for _, test in parts) == [3, 3, 4]
+
+
+def test_a_small_object_is_found_from_labels_alone(tmp_path: Path) -> None:
+    """200 images of all sizes and formats, a third with a red disc; settings at their defaults."""
+    images = make_folder(tmp_path / "images", 200, (300, 1400))
+    out, cache = tmp_path / "run", ["--cache", str(tmp_path / "cache")]
+    table = ["--images", str(images), "--labels", str(images / "labels.csv")]
+    assert main(["train", *table, "--out", str(out), "--epochs", "8", *cache]) == 0
+    assert main(["evaluate", str(out), *cache]) == 0
+    found = json.loads((out / "evaluation" / "metrics.json").read_text())
+    assert found["auroc"]["value"] >= 0.95
+    assert len(rows(out / "bad_images.csv")) == len(BAD)
+    marked = [row for row in rows(images / "labels.csv") if row["label"] == "marked"][:10]
+    paths = [str(images / row["path"]) for row in marked]
+    assert main(["explain", str(out), *paths, "--out", str(tmp_path / "seen"), *cache]) == 0
+    hits = 0
+    for row in marked:
+        places = rows(tmp_path / "seen" / row["path"] / "patches.csv")
+        hits += any(
+            0 <= int(row[axis]) - int(place[axis]) < 64
+            and 0 <= int(row[other]) - int(place[other]) < 64
+            for place in places
+            for axis, other in [("x", "y")]
+        )
+    assert hits >= 9
