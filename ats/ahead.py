@@ -1,15 +1,16 @@
 """Draw positions and read patches one step ahead, while the step before them is computed."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
+from ats.threads import Threads
+
 T = TypeVar("T")
 
-_threads: dict[int, ThreadPoolExecutor] = {}
+_THREAD = Threads(1, "ats-ahead")
 
 
 class Drawn(NamedTuple):
@@ -31,12 +32,7 @@ class Drawn(NamedTuple):
 
 def in_background(read: Callable[[], Tensor]) -> "Future[Tensor]":
     """What a function returns, computed by a thread of this process kept for that."""
-    # A thread does not survive a fork.
-    pid = os.getpid()
-    if pid not in _threads:
-        _threads.clear()
-        _threads[pid] = ThreadPoolExecutor(1, thread_name_prefix="ats-ahead")
-    return _threads[pid].submit(read)
+    return _THREAD.executor().submit(read)
 
 
 def read_ahead(batches: Iterable[T], draw: Callable[[T], Drawn]) -> Iterator[tuple[T, Drawn]]:

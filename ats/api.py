@@ -1,5 +1,6 @@
 """Train and predict on a user's own images, in a few lines: what the command ``ats`` does."""
 
+import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import Any
 
 import torch
 
-from ats.cli.measure import predict_image
+from ats.cli.measure import predict_all
 from ats.cli.model import Trained, load_model
 from ats.cli.settings import tokens_of, training_parser
 from ats.cli.train import train as train_with
 from ats.datasets.file_images import ImageFiles
+from ats.training.arguments import parse_with_recipe
 
 __all__ = ["Trained", "load", "predict", "train"]
 
@@ -28,11 +30,11 @@ def train(**settings: Any) -> Trained:
     """
     parser = training_parser(exit_on_error=False)
     resume = ["--resume"] if settings.pop("resume", False) else []
+    tokens = [*tokens_of(settings, parser, "settings"), *resume]
     try:
-        args = parser.parse_args([*tokens_of(settings, parser, "settings"), *resume])
-    except (SystemExit, Exception) as error:
-        if isinstance(error, ValueError):
-            raise
+        args = parse_with_recipe(parser, tokens)
+    # argparse leaves the program for some mistakes whatever it was told.
+    except (SystemExit, argparse.ArgumentError) as error:
         raise ValueError(f"settings cannot be used: {error}") from error
     train_with(args)
     return load(args.output)
@@ -60,8 +62,8 @@ def predict(
     dataset = ImageFiles(
         images, torch.zeros(len(images)), trained.reading, strict=True, progress=False
     )
-    found = {}
-    for index in range(len(dataset)):
-        scores = predict_image(trained, dataset, index).scores.tolist()
-        found[os.fspath(images[index])] = dict(zip(trained.task.names, scores, strict=True))
-    return found
+    scores = predict_all(trained, dataset, progress=False).tolist()
+    return {
+        os.fspath(path): dict(zip(trained.task.names, own, strict=True))
+        for path, own in zip(images, scores, strict=True)
+    }

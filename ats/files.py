@@ -1,14 +1,18 @@
 """Files that are either complete or not there, and their digests."""
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # The random part of a temporary name, matched in full: a folder may hold temporary files of other
 # programs.
@@ -117,6 +121,36 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(
+    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Iterable[Any]]
+) -> None:
+    """Write a table as CSV, atomically."""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_array(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
+    """Write an array as ``.npy``, atomically."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def state_name(path: str | os.PathLike[str]) -> str:
+    """A name for what is derived from a file: another one once the file has changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    state = Path(path).stat()
+    key = f"{Path(path).resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def file_digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:

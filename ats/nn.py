@@ -140,7 +140,7 @@ class SamplePatches(nn.Module):
         positions, weights, offsets = self.locate(
             attention,
             x_low,
-            x_high,
+            _shape_of(x_high, x_low),
             generator=generator,
             n_patches=n_patches,
             content_shape=content_shape,
@@ -151,7 +151,7 @@ class SamplePatches(nn.Module):
         self,
         attention: Tensor,
         x_low: Tensor,
-        x_high: Images | Tensor,
+        high_shape: Shape,
         *,
         generator: Generators = None,
         n_patches: int | None = None,
@@ -159,13 +159,19 @@ class SamplePatches(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (B, N, D), weights (B, N) and offsets (B, N, D), without reading any pixel.
 
-        Arguments and errors are those of :meth:`forward`.
+        Args:
+            attention: (B, \\*map).
+            x_low: (B, C, \\*low); only its extents count.
+            high_shape: extents of the images in pixels, D for all or (B, D), one row for each.
+            generator: source of randomness.
+            n_patches: in place of the module's own.
+            content_shape: (B, D) extents of that part of each small view that shows the image.
         """
-        images = as_images(x_high)
-        high_shape: Shape = images.shapes
-        if isinstance(x_high, Tensor):
-            high_shape = tuple(x_high.shape[2:])
-        _check_batches(attention, x_low, images)
+        if attention.shape[0] != x_low.shape[0]:
+            raise ValueError(
+                f"attention has {attention.shape[0]} maps, x_low {x_low.shape[0]} small views; "
+                "give one small view for each map"
+            )
         positions, weights = sampling.sample(
             attention,
             self.n_patches if n_patches is None else n_patches,
@@ -334,7 +340,11 @@ class AttentionSampling(nn.Module):
         x_low = unit_float(x_low)
         attention = self.attend(x_low, content_shape)
         positions, weights, offsets = self.sample.locate(
-            attention, x_low, x_high, generator=generator, content_shape=content_shape
+            attention,
+            x_low,
+            _shape_of(x_high, x_low),
+            generator=generator,
+            content_shape=content_shape,
         )
         ratio = weights.double() / _at(attention, positions).double().clamp_min(TINY)
         images, size = as_images(x_high), self.sample.patch_size
@@ -447,15 +457,17 @@ def _at(attention: Tensor, positions: Tensor) -> Tensor:
     return attention.flatten(1).gather(1, flat)
 
 
-def _check_batches(attention: Tensor, x_low: Tensor, images: Images) -> None:
-    batch = images.shapes.shape[0]
-    if not attention.shape[0] == x_low.shape[0] == batch:
+def _shape_of(x_high: Images | Tensor, x_low: Tensor) -> Shape:
+    """Extents of images that must be as many, and have as many dimensions, as their small views."""
+    shapes = as_images(x_high).shapes
+    if len(shapes) != x_low.shape[0]:
         raise ValueError(
-            f"x_low holds {x_low.shape[0]} small views (attention: {attention.shape[0]}), x_high "
-            f"{batch} images; give one small view for each image"
+            f"x_low holds {x_low.shape[0]} small views, x_high {len(shapes)} images; give one "
+            "small view for each image"
         )
-    if images.shapes.shape[1] != x_low.dim() - 2:
+    if shapes.shape[1] != x_low.dim() - 2:
         raise ValueError(
-            f"x_low has {x_low.dim() - 2} spatial dimensions, x_high {images.shapes.shape[1]}; "
+            f"x_low has {x_low.dim() - 2} spatial dimensions, x_high {shapes.shape[1]}; "
             "both must show the same image"
         )
+    return tuple(x_high.shape[2:]) if isinstance(x_high, Tensor) else shapes

@@ -56,8 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     # Imported here so that help and mistakes in the arguments are answered at once.
     from ats.datasets.make_megapixel_mnist import make_megapixel_mnist
+    from ats.training.report import exit_status
 
-    try:
+    def make() -> None:
         parameters = make_megapixel_mnist(
             arguments.output_directory,
             n_train=arguments.n_train,
@@ -71,15 +72,11 @@ def main(argv: list[str] | None = None) -> int:
             mnist=arguments.mnist,
             json_only=arguments.json_only,
         )
-    except (ValueError, OSError, ImportError) as error:
-        print(f"make_mnist.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command again completes the data set", file=sys.stderr)
-        return 130
-    for name, split in parameters["splits"].items():
-        print(f"{name}: {split['n_images']} images in {split['file']}, {split['bytes']} bytes")
-    return 0
+        for name, split in parameters["splits"].items():
+            print(f"{name}: {split['n_images']} images in {split['file']}, {split['bytes']} bytes")
+
+    stopped = "the same command again completes the data set"
+    return exit_status(make, name="make_mnist.py", stopped=stopped)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import argparse
 import sys
 
 from ats.training.arguments import not_negative_int, positive_int
+from ats.training.report import exit_status
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,15 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     from ats.datasets.pyramids import Tissue, write_pyramid
 
     kind = "zarr" if args.output.rstrip("/").endswith(".zarr") else "tiff"
-    try:
-        write_pyramid(args.output, Tissue((args.height, args.width), args.seed), kind=kind)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"make_pyramid.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was kept", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(
+        lambda: write_pyramid(args.output, Tissue((args.height, args.width), args.seed), kind=kind),
+        name="make_pyramid.py",
+        stopped="nothing was kept",
+    )
 
 
 if __name__ == "__main__":

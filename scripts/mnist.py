@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         classes = [str(digit) for digit in range(data.n_classes)]
         return fit(model, data, test, args, data.parameters, classes, picture=(image, pixels))
 
-    run_script(train)
+    run_script("mnist.py", train)
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
             augment=RandomChange(pan=largest_pan(args.composite_size or test.high_shape)),
         )
 
-    run_script(train)
+    run_script("speed_limits.py", train)
 
 
 if __name__ == "__main__":

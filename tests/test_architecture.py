@@ -18,9 +18,10 @@ MATHEMATICS = ("sampling", "geometry", "patches", "entropy", "prior")
 # None stands for anything.
 ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     **{part: (set(), TORCH) for part in MATHEMATICS},
-    "files": (set(), set()),
-    "images": ({"patches", "files"}, None),
-    "ahead": (set(), TORCH),
+    "files": (set(), NUMPY),
+    "threads": (set(), set()),
+    "images": ({"patches", "files", "threads"}, None),
+    "ahead": ({"threads"}, TORCH),
     "nn": ({"sampling", "geometry", "images", "prior", "ahead"}, TORCH),
     "nested": ({"sampling", "images", "nn"}, TORCH),
     "networks": ({"nn"}, TORCH),

@@ -249,6 +249,14 @@ def test_a_file_of_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "# passes over the training set" in template(parser)
 
 
+def test_a_recipe_changes_what_is_not_given(tmp_path: Path) -> None:
+    path = tmp_path / "ats.yaml"
+    path.write_text("recipe: published\nprior: contrast\n")
+    args = parse_settings(["--config", str(path), "--feature_scale", "2"], training_parser())
+    assert (args.design, args.centring) == ("published", False)
+    assert (args.prior, args.feature_scale) == ("contrast", 2.0)
+
+
 def test_info_prints_levels(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(images / "004.tif"), str(images / "one.png")]) == 0
     said = capsys.readouterr().out

@@ -97,6 +97,8 @@ class Corners(torch.utils.data.Dataset[Tensor]):
         return images.patches(torch.tensor([[[30 * index, 40 * index]]]), (20, 20))[0, 0]
 
 
+# On a machine with one core torch warns of two workers.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("kind", ["tiled", "zarr", "png"])
 def test_forked_workers_read_for_themselves(
     kind: str, tmp_path: Path, decoded: DecodedFiles

@@ -1,7 +1,6 @@
 """From settings to training and test set."""
 
 import argparse
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +9,11 @@ import numpy as np
 
 from ats.datasets.file_images import Bad, ImageFiles, Reading
 from ats.datasets.table import Columns, Entry, classes_of, read_folders, read_table
-from ats.files import atomic_path
+from ats.files import write_csv
 from ats.images.decoded import DecodedFiles
-from ats.training.tasks import TASKS, Array, Numbers, Task
+from ats.training.tasks import TASKS, Array, Classes, Numbers, Task
+
+_SPLIT_COLUMNS = ("path", "label", "group", "split")
 
 
 class Split(NamedTuple):
@@ -48,6 +49,9 @@ def make_task(args: argparse.Namespace, entries: Sequence[Entry]) -> Task:
         names = classes_of(entries)
         if len(names) < 2 and args.task == "classes":
             raise ValueError(f"labels are all {names[0]}; there must be at least two classes")
+        joined = [name for name in names if ";" in name]
+        if joined and args.task == "labels":
+            raise ValueError(f"labels {joined[0]!r} holds a ';', which separates labels; rename it")
         return TASKS[args.task](names)
     values = Numbers(args.label_column).targets([entry.labels for entry in entries])
     spread = values.std(0).clamp_min(1e-12)
@@ -63,8 +67,7 @@ def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Sp
         ValueError: one of the two would be empty.
     """
     if args.split_column:
-        train = [entry for entry in entries if entry.split == "train"]
-        test = [entry for entry in entries if entry.split == "test"]
+        train, test = split_of(entries)
     else:
         folds = max(2, round(1 / args.test_share))
         train, test = next(iter(divisions(entries, task, folds, args.seed)))
@@ -86,7 +89,7 @@ def divisions(
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    names = [entry.group or f"\0{number}" for number, entry in enumerate(entries)]
+    names = group_names([entry.group for entry in entries])
     groups: Array = np.unique(names, return_inverse=True)[1]
     if len(np.unique(groups)) < folds:
         raise ValueError(
@@ -100,6 +103,11 @@ def divisions(
     known = np.where(rare, np.bincount(strata).argmax(), strata)
     for train, test in divider.split(strata, known, groups):
         yield [entries[place] for place in train], [entries[place] for place in test]
+
+
+def group_names(groups: Sequence[str]) -> list[str]:
+    """Names of groups, where each image without one is a group of its own."""
+    return [group or f"\0{number}" for number, group in enumerate(groups)]
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
@@ -123,43 +131,39 @@ def load_images(
 
 def write_bad(path: Path, bad: Sequence[Bad]) -> None:
     """List the images that were left out, and why."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Bad._fields)
-        writer.writerows(bad)
+    write_csv(path, Bad._fields, bad)
 
 
 def write_split(path: Path, split: Split) -> None:
     """Write which image is trained on and which is tested on."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "group", "split"])
-        for name, entries in split._asdict().items():
-            for entry in entries:
-                # It is read from wherever ats evaluate is called.
-                place = entry.path if "://" in entry.path else str(Path(entry.path).absolute())
-                writer.writerow([place, ";".join(entry.labels), entry.group, name])
+    rows = (
+        (_absolute(entry.path), ";".join(entry.labels), entry.group, name)
+        for name, entries in split._asdict().items()
+        for entry in entries
+    )
+    write_csv(path, _SPLIT_COLUMNS, rows)
 
 
-def read_split(path: Path) -> Split:
-    """Read what :func:`write_split` wrote.
+def read_split(path: Path, task: Task) -> Split:
+    """Read what :func:`write_split` wrote of a task.
 
     Raises:
         ValueError: it is missing or damaged.
     """
+    separator = None if isinstance(task, Classes) else ";"
+    columns = Columns(group="group", split="split", separator=separator)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        entries = [
-            Entry(
-                row["path"],
-                tuple(part for part in row["label"].split(";") if part),
-                row["group"],
-                row["split"],
-            )
-            for row in rows
-        ]
-    except (OSError, KeyError, csv.Error) as error:
-        raise ValueError(f"{path} is missing or damaged ({error!r}); give --labels") from error
-    train, test = ([e for e in entries if e.split == name] for name in ("train", "test"))
+        return split_of(read_table(path, "", columns))
+    except ValueError as error:
+        raise ValueError(f"{path} is missing or damaged ({error}); give --labels") from error
+
+
+def split_of(entries: Sequence[Entry]) -> Split:
+    """The two parts as the entries say them."""
+    train, test = ([e for e in entries if e.split == name] for name in Split._fields)
     return Split(train, test)
+
+
+def _absolute(path: str) -> str:
+    """A path that is found from wherever ``ats evaluate`` is called."""
+    return path if "://" in path else str(Path(path).absolute())

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from ats.cli.model import MODEL, Trained, load_model
 from ats.files import atomic_path, writable_folder, write_json
-from ats.geometry import patch_offsets
 from ats.nn import Classifier
-from ats.sampling import sample
 
 
 class Locate(nn.Module):
@@ -33,16 +31,7 @@ class Locate(nn.Module):
             shape: (1, 2) int64 rows and columns of the image at the level that patches are read at.
         """
         attention = self.sampling.attend(x_low)
-        settings = self.sampling.sample
-        positions, weights = sample(attention, settings.n_patches, design=settings.inference)
-        offsets = patch_offsets(
-            positions,
-            map_shape=attention.shape[1:],
-            low_shape=x_low.shape[2:],
-            high_shape=shape,
-            patch_size=settings.patch_size,
-            receptive_field=settings.receptive_field,
-        )
+        _, weights, offsets = self.sampling.sample.locate(attention, x_low, shape)
         return offsets, weights, attention
 
 

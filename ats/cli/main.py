@@ -15,6 +15,7 @@ from ats.cli.settings import (
 )
 from ats.files import atomic_path
 from ats.training.arguments import patch_extents, positive_int
+from ats.training.report import exit_status
 
 USAGE = """usage: ats COMMAND ...
 
@@ -43,15 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in _COMMANDS:
         print(f"ats: error: {name!r} is no command\n\n{USAGE}", file=sys.stderr)
         return 2
-    try:
-        _COMMANDS[name](rest)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"ats {name}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; ats train and ats crossval go on with --resume", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(
+        lambda: _COMMANDS[name](rest),
+        name=f"ats {name}",
+        stopped="ats train and ats crossval go on with --resume",
+    )
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

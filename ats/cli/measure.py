@@ -1,8 +1,6 @@
 """Predictions for a data set, and how good they are."""
 
-import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,20 +8,29 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from ats.cli.data import group_names
 from ats.cli.model import Trained
+from ats.datasets.batch import Batch
 from ats.datasets.file_images import ImageFiles
 from ats.datasets.progress import progress_bar
-from ats.files import atomic_path, write_json
+from ats.files import write_csv, write_json
 from ats.nn import AttentionSamplingOutput
-from ats.plots import save_confusion
+from ats.training.confusion import write_confusion
 from ats.training.tasks import Array, Classes, Interval, Task, with_intervals
 
 
 class Prediction(NamedTuple):
-    """What a network says of one image, and what it saw."""
+    """What a network says of one image, and what it saw.
+
+    Attributes:
+        scores: (T,) of its outputs.
+        seen: of a batch of one.
+        batch: the image.
+    """
 
     scores: Array
     seen: AttentionSamplingOutput
+    batch: Batch
 
 
 def predict_image(trained: Trained, images: ImageFiles, index: int) -> Prediction:
@@ -40,7 +47,7 @@ def predict_image(trained: Trained, images: ImageFiles, index: int) -> Predictio
             generator=torch.Generator().manual_seed(0),
             content_shape=batch.content_shape,
         )
-        return Prediction(trained.task.scores(logits)[0].numpy(), seen)
+        return Prediction(trained.task.scores(logits)[0].numpy(), seen, batch)
 
 
 def predict_all(trained: Trained, images: ImageFiles, *, progress: bool = True) -> Array:
@@ -53,42 +60,34 @@ def predict_all(trained: Trained, images: ImageFiles, *, progress: bool = True) 
     return np.stack(scores)
 
 
+def prediction_rows(task: Task, images: ImageFiles, scores: Array) -> Iterator[list[str]]:
+    """A header, and for each image its path, the prediction, and the score of every output."""
+    yield ["path", "prediction", *task.names]
+    for reader, row in zip(images.readers, scores, strict=True):
+        yield [reader.path, task.say(row.tolist()), *(f"{value:.6g}" for value in row)]
+
+
 def write_predictions(path: Path, task: Task, images: ImageFiles, scores: Array) -> None:
-    """A line for each image: its path, the prediction, and the score of every output."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "prediction", *task.names])
-        for index, row in enumerate(scores):
-            numbers = [f"{value:.6g}" for value in row]
-            writer.writerow([images.readers[index].path, task.say(row.tolist()), *numbers])
-
-
-def measure(
-    task: Task, scores: Array, targets: torch.Tensor, groups: Sequence[str]
-) -> dict[str, Interval]:
-    """Every metric of a task with its 95 % interval."""
-    # Images without a group are each one of their own.
-    named = [group or f"\0{number}" for number, group in enumerate(groups)]
-    return with_intervals(task.metrics(), scores, targets.numpy(), named)
+    """Write :func:`prediction_rows`."""
+    header, *rows = prediction_rows(task, images, scores)
+    write_csv(path, header, rows)
 
 
 def write_measures(
     folder: Path, task: Task, scores: Array, targets: torch.Tensor, groups: Sequence[str]
 ) -> str:
     """Write ``metrics.json``, and for classes the confusion matrix; the metrics as a table."""
-    found = measure(task, scores, targets, groups)
-    values: dict[str, Any] = {name: _finite(interval) for name, interval in found.items()}
+    found = with_intervals(task.metrics(), scores, targets.numpy(), group_names(groups))
+    values: dict[str, Any] = {
+        name: {end: finite(value) for end, value in interval._asdict().items()}
+        for name, interval in found.items()
+    }
     write_json(folder / "metrics.json", {"images": len(targets), **values})
     if isinstance(task, Classes):
         counts = multiclass_confusion_matrix(
             torch.from_numpy(scores), targets, num_classes=len(task.names)
         )
-        save_confusion(folder / "confusion.png", counts.numpy(), task.names)
-        with atomic_path(folder / "confusion.csv") as temporary, temporary.open("w") as file:
-            writer = csv.writer(file)
-            writer.writerow(["true", *task.names])
-            rows = zip(task.names, counts.tolist(), strict=True)
-            writer.writerows([name, *row] for name, row in rows)
+        write_confusion(folder, counts.numpy(), task.names)
     return table(found, len(targets), len(set(groups) - {""}))
 
 
@@ -102,20 +101,6 @@ def table(found: dict[str, Interval], n_images: int, n_groups: int) -> str:
     return "\n".join(lines)
 
 
-def _finite(interval: Interval) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {
-        name: value if np.isfinite(value) else None for name, value in interval._asdict().items()
-    }
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file.
-
-    Raises:
-        ValueError: it is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error})") from error
+def finite(value: float) -> float | None:
+    """A number, or None for NaN, which JSON does not have."""
+    return value if np.isfinite(value) else None

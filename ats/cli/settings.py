@@ -8,6 +8,7 @@ from ats.training.arguments import (
     add_training_arguments,
     folder,
     not_negative_int,
+    parse_with_recipe,
     patch_extents,
     positive_float,
     positive_int,
@@ -152,8 +153,8 @@ def parse_settings(arguments: list[str], parser: argparse.ArgumentParser) -> arg
             tokens = read_config(given.config, parser)
         except ValueError as error:
             parser.error(str(error))
-        given = parser.parse_args([*tokens, *arguments])
-    return given
+        arguments = [*tokens, *arguments]
+    return parse_with_recipe(parser, arguments)
 
 
 def template(parser: argparse.ArgumentParser) -> str:

@@ -21,7 +21,7 @@ from ats.cli.data import (
     write_bad,
     write_split,
 )
-from ats.cli.measure import measure, predict_all, write_measures, write_predictions
+from ats.cli.measure import finite, predict_all, write_measures, write_predictions
 from ats.cli.model import Trained, build, load_model, pixel_statistics, save_model
 from ats.files import write_json
 from ats.training.run import fit
@@ -62,8 +62,10 @@ def crossval(args: argparse.Namespace) -> None:
     scores, targets, groups = zip(*found, strict=True)
     every = (np.concatenate(scores), torch.cat(targets), [name for own in groups for name in own])
     print(write_measures(root, task, *every))
-    each = [measure(task, *fold) for fold in found]
-    spread = {name: [fold[name].value for fold in each] for name in task.metrics()}
+    spread = {
+        name: [finite(metric(own, wanted.numpy())) for own, wanted, _ in found]
+        for name, metric in task.metrics().items()
+    }
     write_json(root / "folds.json", spread)
 
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ats.cli.data import decoded_of, load_images, read_entries, read_split, write_bad
@@ -14,15 +13,16 @@ from ats.cli.measure import (
     Prediction,
     predict_all,
     predict_image,
+    prediction_rows,
     write_measures,
     write_predictions,
 )
 from ats.cli.model import Trained, load_model
 from ats.datasets.file_images import ImageFiles
 from ats.datasets.table import find_images
-from ats.files import atomic_path, writable_folder, write_json
+from ats.files import writable_folder, write_array, write_csv, write_json
 from ats.plots import save_heat_over, save_image
-from ats.training.pictures import for_drawing
+from ats.training.pictures import for_drawing, patch_boxes
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def evaluate(args: argparse.Namespace) -> None:
         # Where the table says which images were trained on, they are no test.
         entries = [entry for entry in read_entries(args) if entry.split != "train"]
     else:
-        entries = read_split(run / "split.csv").test
+        entries = read_split(run / "split.csv", trained.task).test
     images = load_images(
         entries, trained.task, trained.reading, decoded_of(args), strict=args.strict
     )
@@ -55,11 +55,7 @@ def predict(args: argparse.Namespace) -> None:
     if args.output:
         write_predictions(Path(args.output), trained.task, images, scores)
     else:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["path", "prediction", *trained.task.names])
-        for index, row in enumerate(scores):
-            said = trained.task.say(row.tolist())
-            writer.writerow([images.readers[index].path, said, *(f"{v:.6g}" for v in row)])
+        csv.writer(sys.stdout).writerows(prediction_rows(trained.task, images, scores))
     _say_bad(images)
 
 
@@ -81,33 +77,20 @@ def explain_image(trained: Trained, images: ImageFiles, index: int, folder: Path
     found = predict_image(trained, images, index)
     seen = found.seen
     view = images.small_view(index)
-    attention = content_of(seen.attention[0], images[index].x_low.shape[2:], view.shape[1:])
+    attention = content_of(seen.attention[0], found.batch.x_low.shape[2:], view.shape[1:])
     places = patch_places(found, images, index)
-    with atomic_path(folder / "attention.npy") as temporary:
-        np.save(temporary, attention.numpy())
-    shape = images.readers[index].shape
-    boxes = [
-        [
-            place["y"] / shape[0],
-            place["x"] / shape[1],
-            place["height"] / shape[0],
-            place["width"] / shape[1],
-        ]
-        for place in places
-    ]
-    save_heat_over(folder / "overlay.png", for_drawing(view), attention.numpy(), np.array(boxes))
+    write_array(folder / "attention.npy", attention.numpy())
+    boxes = patch_boxes(seen, 0, found.batch.x_high.shapes[0])
+    save_heat_over(folder / "overlay.png", for_drawing(view), attention.numpy(), boxes)
     for number, patch in enumerate(seen.patches[0]):
         save_image(folder / f"patch_{number:02d}.png", for_drawing(patch))
-    with atomic_path(folder / "patches.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(places[0]))
-        writer.writeheader()
-        writer.writerows(places)
+    write_csv(folder / "patches.csv", list(places[0]), (place.values() for place in places))
     task = trained.task
     write_json(
         folder / "explain.json",
         {
             "path": images.readers[index].path,
-            "shape": list(shape),
+            "shape": list(images.readers[index].shape),
             "prediction": task.say(found.scores.tolist()),
             "scores": dict(zip(task.names, map(float, found.scores), strict=True)),
             "patches": places,

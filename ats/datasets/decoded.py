@@ -1,15 +1,13 @@
 """Photographs, decoded once and then mapped into memory."""
 
-import hashlib
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ats.files import atomic_path, writable_folder
+from ats.files import state_name, writable_folder, write_array
 
 
 class DecodedImages:
@@ -41,7 +39,7 @@ class DecodedImages:
             pixels = decode(path)
             if self._kept + pixels.nbytes > self.max_bytes:
                 return pixels
-            _save(kept, pixels)
+            write_array(kept, pixels)
             self._kept += kept.stat().st_size
             found = _load(kept)
         return pixels if found is None else found
@@ -52,17 +50,15 @@ class DecodedImages:
         found = _load(kept)
         if found is None:
             found = small_view(pixels, scale)
-            _save(kept, found)
+            write_array(kept, found)
         return np.array(found)
 
     def _kept_as(self, path: Path, kind: str) -> Path:
         """Name of the file that belongs to this state of the photograph."""
         try:
-            state = path.stat()
+            return self.folder / f"{state_name(path)}.{kind}.npy"
         except OSError as error:
             raise FileNotFoundError(f"{path} is missing; fetch the data set again") from error
-        key = f"{path.resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.{kind}.npy"
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
@@ -133,11 +129,6 @@ def small_view(
 def area_in_image(rows: tuple[int, int], shape: int, low: int) -> tuple[int, int]:
     """First and last pixel, exclusive, of an image that these pixels of its small view average."""
     return math.floor(rows[0] * shape / low), min(shape, math.ceil(rows[1] * shape / low))
-
-
-def _save(path: Path, pixels: NDArray[Any]) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, pixels, allow_pickle=False)
 
 
 def _load(path: Path) -> NDArray[np.uint8] | None:

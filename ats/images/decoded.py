@@ -1,7 +1,6 @@
 """Images of formats without random access, decoded once into files that can be mapped."""
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ats.files import atomic_path, cache_folder, writable_folder
+from ats.files import atomic_path, cache_folder, state_name, writable_folder, write_array
 from ats.images.reader import ImageError
 
 DEFAULT_BYTES = 16 << 30
@@ -76,15 +75,12 @@ class DecodedFiles:
             found: Array = np.load(kept, allow_pickle=False)
             return found
         view = make()
-        with atomic_path(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, view, allow_pickle=False)
+        write_array(kept, view)
         return view
 
     def _kept_as(self, source: str | os.PathLike[str], kind: str) -> Path:
         """Name of the file that belongs to this state of a file."""
-        state = Path(source).stat()
-        key = f"{Path(source).resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.{kind}.npy"
+        return self.folder / f"{state_name(source)}.{kind}.npy"
 
     def _evict(self, keep: Path) -> None:
         """Delete what was used longest ago until the rest is within the bound."""

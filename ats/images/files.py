@@ -1,8 +1,6 @@
 """Batches of images in files, whose patches are read in parallel."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,20 +10,10 @@ from torch import Tensor
 
 from ats.images.reader import ImageError, Reader
 from ats.patches import check_patch_request
+from ats.threads import Threads
 
 # Reading waits for disks and networks, and decoding lets other threads run.
-_THREADS = 16
-_pools: dict[int, ThreadPoolExecutor] = {}
-
-
-def readers_pool() -> ThreadPoolExecutor:
-    """The threads of this process that read patches."""
-    # A pool does not survive a fork.
-    pid = os.getpid()
-    if pid not in _pools:
-        _pools.clear()
-        _pools[pid] = ThreadPoolExecutor(_THREADS, thread_name_prefix="ats-read")
-    return _pools[pid]
+_THREADS = Threads(16, "ats-read")
 
 
 class FileImages:
@@ -37,7 +25,6 @@ class FileImages:
             extents. One number for all of them or one for each.
         channels: that every image is brought to: grey is repeated, and a fourth channel, which is
             opacity, left out. By default those of the first image.
-
         on_error: is told the path and the error where a patch cannot be read, which is then empty;
             by default the error is raised.
 
@@ -61,12 +48,7 @@ class FileImages:
                 f"them, got {len(levels)}"
             )
         for reader, number in zip(readers, levels, strict=True):
-            count = len(reader.layout.shapes)
-            if not 0 <= number < count:
-                raise ValueError(
-                    f"level={number} of {reader.path}, which has the levels 0 to {count - 1}; take "
-                    "one of these"
-                )
+            reader.level_shape(number)
         self.readers = tuple(readers)
         self.levels = tuple(levels)
         self._channels = channels or readers[0].channels
@@ -101,7 +83,7 @@ class FileImages:
 
         corners = offsets.tolist()
         jobs = [
-            readers_pool().submit(read, image, corner)
+            _THREADS.executor().submit(read, image, corner)
             for image, own in enumerate(corners)
             for corner in own
         ]

@@ -58,7 +58,7 @@ class Handles:
         finally:
             with self._lock:
                 entry.users -= 1
-                self._close_unused(self.limit)
+                self._close_unused()
 
     def close(self, key: Hashable) -> None:
         """Close the handle of a key if it is open and nobody uses it."""
@@ -68,9 +68,9 @@ class Handles:
                 del self._open[key]
                 entry.handle.close()
 
-    def _close_unused(self, limit: int) -> None:
+    def _close_unused(self) -> None:
         for key, entry in list(self._open.items()):
-            if len(self._open) <= limit:
+            if len(self._open) <= self.limit:
                 return
             if not entry.users:
                 del self._open[key]

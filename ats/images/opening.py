@@ -82,7 +82,7 @@ def open_image(
         return _open_tiff(name, decoded)
     if suffix in _PLAIN:
         return PlainReader(name, decoded)
-    known = ", ".join(sorted({*_PLAIN, *_SLIDES, *_TIFFS, ".npy", ".zarr", *_registered}))
+    known = ", ".join(sorted(image_suffixes()))
     raise ImageError(
         f"{name} ends in none of {known}; convert it, or give ats.images.register_reader a reader "
         "for it"

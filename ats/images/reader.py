@@ -35,8 +35,9 @@ class Layout(NamedTuple):
 class Reader(ABC):
     """An image in a file: opened when it is first asked for something, and never read whole.
 
-    Readers can be pickled, and asked by several threads at a time; the files behind all readers of
-    a process are bounded in number (:data:`ats.images.handles.HANDLES`).
+    Readers can be pickled, since an open file is not kept in them, and asked by several threads at
+    a time; the files behind all readers of a process are bounded in number
+    (:data:`ats.images.handles.HANDLES`).
 
     A subclass opens the file, describes it, and reads a box that lies inside the image.
 
@@ -84,6 +85,20 @@ class Reader(ABC):
         """Number of channels."""
         return self.layout.channels
 
+    def level_shape(self, level: int) -> tuple[int, ...]:
+        """Extents of a level in pixels, tensor order.
+
+        Raises:
+            ValueError: no such level.
+        """
+        shapes = self.layout.shapes
+        if not 0 <= level < len(shapes):
+            raise ValueError(
+                f"level={level} of {self.path}, which has the levels 0 to {len(shapes) - 1}; take "
+                "one of these"
+            )
+        return shapes[level]
+
     def read(self, offset: Sequence[int], size: Sequence[int], level: int = 0) -> NDArray[Any]:
         """Pixels (C, \\*size) of a box of one level, 0 outside the image.
 
@@ -96,13 +111,7 @@ class Reader(ABC):
             ValueError: no such level, or a box that is empty or of another dimension.
             ImageError: the pixels cannot be read.
         """
-        shapes = self.layout.shapes
-        if not 0 <= level < len(shapes):
-            raise ValueError(
-                f"level={level} of {self.path}, which has the levels 0 to "
-                f"{len(shapes) - 1}; take one of these"
-            )
-        shape = shapes[level]
+        shape = self.level_shape(level)
         if not len(offset) == len(size) == len(shape) or min(size) < 1:
             raise ValueError(
                 f"offset={tuple(offset)} and size={tuple(size)} must have {len(shape)} numbers "
@@ -131,10 +140,6 @@ class Reader(ABC):
     def close(self) -> None:
         """Close the file; it is opened again when something is asked for."""
         HANDLES.close(self._key())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything: an open file is not kept here."""
-        return self.__dict__.copy()
 
     def _key(self) -> Hashable:
         return (type(self), self.path)

@@ -1,6 +1,5 @@
 """How many images there are of each class, and what they weigh."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import lightning
 from torch import Tensor
 
 from ats.datasets.scenes import Scenes, balanced_weights, class_counts
-from ats.files import atomic_path
+from ats.files import write_csv
 
 COLUMNS = ("class", "train_images", "train_frequency", "weight", "test_images", "test_frequency")
 
@@ -39,11 +38,8 @@ class ClassTable(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Write the table."""
-        if not trainer.is_global_zero:
-            return
-        path = self.output / "classes.csv"
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-            csv.writer(file).writerows((COLUMNS, *self.rows))
+        if trainer.is_global_zero:
+            write_csv(self.output / "classes.csv", COLUMNS, self.rows)
 
 
 def scene_parameters(train: Tensor, test: Scenes) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which classes are taken for which."""
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,8 @@ import lightning
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ats.datasets.batch import Batch
-from ats.files import atomic_path
-from ats.plots import save_confusion
+from ats.files import write_csv
+from ats.plots import Array, save_confusion
 from ats.training.measured import Measured
 
 
@@ -48,9 +48,11 @@ class Confusion(Measured):
         counts = self.counts.compute().cpu().numpy()
         if not trainer.is_global_zero:
             return
-        path = self.output / "confusion.csv"
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["true", *self.classes])
-            writer.writerows([name, *row] for name, row in zip(self.classes, counts, strict=True))
-        save_confusion(self.output / "confusion.png", counts, self.classes)
+        write_confusion(self.output, counts, self.classes)
+
+
+def write_confusion(folder: Path, counts: Array, classes: Sequence[str]) -> None:
+    """Write ``confusion.csv`` and ``confusion.png`` of counts (true, predicted)."""
+    rows = ([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
+    write_csv(folder / "confusion.csv", ["true", *classes], rows)
+    save_confusion(folder / "confusion.png", counts, classes)

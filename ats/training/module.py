@@ -6,7 +6,6 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ats.ahead import Drawn
@@ -15,6 +14,7 @@ from ats.entropy import entropy
 from ats.images import Images
 from ats.nn import AttentionSamplingOutput, Classifier
 from ats.training.batches import image_generators
+from ats.training.tasks import cross_entropy, wrong_class
 
 Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tuple[Tensor, Images]]
 """From small views, images and a generator for each image to other small views and images."""
@@ -25,16 +25,6 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 Error = Callable[[Tensor, Tensor], Tensor]
 """From logits (B, T) and targets (B, ...) to errors (B,)."""
-
-
-def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-    """Cross-entropy (B,) of classes (B,)."""
-    return F.cross_entropy(logits, target, weight=weights, reduction="none")
-
-
-def wrong_class(logits: Tensor, target: Tensor) -> Tensor:
-    """1 where the class of the largest logit is wrong, (B,)."""
-    return (logits.argmax(1) != target).float()
 
 
 class TrainingModule(lightning.LightningModule):

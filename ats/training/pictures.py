@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ats.datasets.batch import Batch
-from ats.files import atomic_path
+from ats.files import write_array
 from ats.nn import AttentionSamplingOutput, unit_float
 from ats.plots import Array, save_heat_map, save_image, save_overview
 
@@ -92,8 +92,7 @@ def save_attention(folder: Path, epoch: int, attention: Tensor) -> Array:
     """Write ``attention_EEE.png`` and ``.npy`` of a map (h, w), and return it."""
     values: Array = attention.float().cpu().numpy()
     save_heat_map(folder / f"attention_{epoch:03d}.png", values)
-    with atomic_path(folder / f"attention_{epoch:03d}.npy") as temporary:
-        np.save(temporary, values)
+    write_array(folder / f"attention_{epoch:03d}.npy", values)
     return values
 
 

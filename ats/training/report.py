@@ -13,19 +13,35 @@ def print_parameters(parameters: Mapping[str, Any]) -> None:
             print(f"  {name}: {value}")
 
 
-def run_script(train: Callable[[], Mapping[str, float]]) -> None:
-    """Run a training, print its result, and turn an error of the user's into one clear line."""
+def exit_status(act: Callable[[], object], *, name: str, stopped: str) -> int:
+    """Do what a command does, with an error of the user's as one clear line; the exit status.
+
+    Args:
+        act: does it.
+        name: of the command, before an error.
+        stopped: what to say after Ctrl-C, such as how to go on.
+    """
     try:
-        last = train()
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        act()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print(
-            "\nstopped; the same command with --resume goes on after the last finished epoch",
-            file=sys.stderr,
-        )
-        raise SystemExit(130) from None
-    if last:
-        print(f"Test loss: {last['test_loss']:.4f}")
-        print(f"Test error: {last['test_error']:.4f}")
+        print(f"\nstopped; {stopped}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_script(name: str, train: Callable[[], Mapping[str, float]]) -> None:
+    """Run the training of a script of that name, and print its result."""
+
+    def act() -> None:
+        last = train()
+        if last:
+            print(f"Test loss: {last['test_loss']:.4f}")
+            print(f"Test error: {last['test_error']:.4f}")
+
+    stopped = "the same command with --resume goes on after the last finished epoch"
+    status = exit_status(act, name=name, stopped=stopped)
+    if status:
+        raise SystemExit(status)

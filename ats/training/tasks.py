@@ -23,6 +23,16 @@ class Interval(NamedTuple):
     high: float
 
 
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Cross-entropy (B,) of classes (B,)."""
+    return F.cross_entropy(logits, target, weight=weights, reduction="none")
+
+
+def wrong_class(logits: Tensor, target: Tensor) -> Tensor:
+    """1 where the class of the largest logit is wrong, (B,)."""
+    return (logits.argmax(1) != target).float()
+
+
 class Task(ABC):
     """What is learnt from an image.
 
@@ -31,7 +41,6 @@ class Task(ABC):
     """
 
     name: str
-    error_name: str
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -77,7 +86,6 @@ class Classes(Task):
     """One of several classes: softmax, cross-entropy."""
 
     name = "classes"
-    error_name = "share of wrong classes"
 
     def targets(self, labels: Sequence[tuple[str, ...]]) -> Tensor:
         """Numbers of the classes (n,) int64."""
@@ -92,11 +100,11 @@ class Classes(Task):
 
     def loss(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         """Cross-entropy."""
-        return F.cross_entropy(logits, target, weight=weights, reduction="none")
+        return cross_entropy(logits, target, weights)
 
     def error(self, logits: Tensor, target: Tensor) -> Tensor:
         """1 where the class of the largest logit is wrong."""
-        return (logits.argmax(1) != target).float()
+        return wrong_class(logits, target)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Probabilities."""
@@ -112,6 +120,7 @@ class Classes(Task):
 
     def class_weights(self, targets: Tensor) -> Tensor | None:
         """1 / (classes x frequency)."""
+        # A class that only the test set has would have an infinite weight, never used.
         counts = torch.bincount(targets, minlength=len(self.names)).clamp_min(1)
         return len(targets) / (len(self.names) * counts.float())
 
@@ -124,7 +133,6 @@ class Labels(Task):
     """Any number of several classes: a sigmoid and binary cross-entropy for each."""
 
     name = "labels"
-    error_name = "share of wrong labels"
 
     def targets(self, labels: Sequence[tuple[str, ...]]) -> Tensor:
         """1 for each class that an image has, (n, T) float32."""
@@ -184,7 +192,6 @@ class Numbers(Task):
     """
 
     name = "numbers"
-    error_name = "absolute error in standard deviations"
 
     def __init__(
         self,
