@@ -12,7 +12,7 @@ from ats.geometry import Shape, content_positions, patch_offsets
 from ats.images import Images, as_images
 from ats.prior import log_prior
 from ats.sampling import DesignLike, Generators, importance_weights
-from ats.sampling.design import TINY
+from ats.sampling.runs import TINY
 
 PRIOR_FLOOR = 1e-3
 """Prior of the emptiest position relative to the largest: rarely sampled, never ruled out."""

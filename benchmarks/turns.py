@@ -1,14 +1,61 @@
-"""Processes that take turns, so that a machine that slows down does so for all of them."""
+"""Processes, or functions, that take turns: a machine that slows down does so for all of them."""
 
 import json
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 MEBIBYTE = 2**20
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Seconds of each call of some functions, called in turns, after two rounds to warm up."""
+    import torch
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(rounds + 2):
+        # Every other round backwards, so that a steady drift favours none.
+        for name in list(functions)[:: -1 if number % 2 else 1]:
+            wait()
+            start = time.perf_counter()
+            functions[name]()
+            wait()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: values[2:] for name, values in seconds.items()}
+
+
+def report_ratios(
+    names: tuple[str, str],
+    rows: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    wanted: float,
+) -> list[str]:
+    """Print a table of ratios of the second to the first, and name those above what is wanted.
+
+    Args:
+        names: of what is compared.
+        rows: a label, and the seconds of each in the same rounds.
+        wanted: bound on the median over rounds of the ratio of the second to the first.
+    """
+    print(f"| | {names[0]} | {names[1]} | ratio | at most |\n|---|--:|--:|--:|--:|")
+    broken = []
+    for label, first, second in rows:
+        ratio = statistics.median(own / other for own, other in zip(second, first, strict=True))
+        own, other = (1e3 * statistics.median(values) for values in (first, second))
+        print(f"| {label} | {own:.2f} ms | {other:.2f} ms | {ratio:.2f} | {wanted:g} |")
+        if ratio > wanted:
+            broken.append(f"{label} {ratio:.2f}")
+    return broken
 
 
 class Step(NamedTuple):

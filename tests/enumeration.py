@@ -78,6 +78,7 @@ def systematic_expectation(
     """Integral over the start u: the sample is constant between the fractions of the cumulation."""
     from ats.sampling.systematic import inclusion_probabilities
 
+    # Without a mask, a map of one dimension is walked through in its own order.
     row = attention.detach().unsqueeze(0)
     cumulated = inclusion_probabilities(row, n_patches).cumsum(1)[0]
     ends = torch.cat([torch.zeros(1), torch.remainder(cumulated, 1), torch.ones(1)]).double()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import ats
 from ats.sampling import importance_weights
-from ats.sampling.design import TINY
-from ats.sampling.successive import des_raj_weights, mass_outside, published_weights
+from ats.sampling.runs import TINY
+from ats.sampling.successive import des_raj_weights, published_weights
 
 Weighting = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -69,7 +69,8 @@ def evaluate(case: str, dtype: torch.dtype, weighting: Weighting) -> Result:
     mixture = torch.full_like(drawn, 1 / drawn.shape[1], dtype=torch.float64)
     if f"{case}/in/weights" in arrays:
         mixture = tensor(arrays[f"{case}/in/weights"]).to(dtype).double()
-    weights = weighting(drawn, mass_outside(attention.double(), samples), mixture)
+    outside = attention.double().scatter(1, samples, 0.0).sum(1, keepdim=True)
+    weights = weighting(drawn, outside, mixture)
     out = ats.expectation(features, weights)
     upstream = tensor(arrays[f"{case}/in/upstream"]).to(dtype)
     return Result(out, *torch.autograd.grad(out, (drawn, features), upstream))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import ats
 from ats.networks import PreActivation, SameConv2d, residual_features, speed_limits_attention
 from ats.sampling import DesignFunction, Generators
-from ats.sampling.successive import mass_outside, published_weights
+from ats.sampling.successive import published_weights
 from ats.training.build import make_optimizer
 
 ENTROPY_STRENGTH = 1e-4
@@ -54,8 +54,9 @@ def fixed(indices: Tensor) -> DesignFunction:
 
     def design(attention: Tensor, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         assert indices.shape == (len(attention), n_patches)
-        outside = mass_outside(attention.detach().double(), indices)
-        weights = published_weights(attention.gather(1, indices).double(), outside)
+        rows = attention.flatten(1)
+        outside = rows.detach().double().scatter(1, indices, 0.0).sum(1, keepdim=True)
+        weights = published_weights(rows.gather(1, indices).double(), outside)
         return indices, weights.to(attention.dtype)
 
     return design

@@ -86,15 +86,13 @@ class Fixed:
         self.rows = rows
 
     def __call__(self, attention: Tensor, n_patches: int, generator: Any) -> tuple[Tensor, Tensor]:
-        from ats.sampling.successive import des_raj_weights, mass_outside
+        from ats.sampling.successive import des_raj_weights
 
         indices = torch.tensor(self.rows)
-        drawn = attention.gather(1, indices)
-        probabilities = attention.detach()
-        ratio = des_raj_weights(
-            probabilities.gather(1, indices), mass_outside(probabilities, indices)
-        ) / probabilities.gather(1, indices)
-        return indices, drawn * ratio
+        rows = attention.flatten(1)
+        drawn = rows.gather(1, indices)
+        outside = rows.detach().scatter(1, indices, 0.0).sum(1, keepdim=True)
+        return indices, drawn * (des_raj_weights(drawn.detach(), outside) / drawn.detach())
 
 
 def probability(attention: Tensor, order: tuple[int, ...]) -> float:

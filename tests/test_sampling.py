@@ -22,8 +22,9 @@ from ats.sampling import (
     importance_weights,
 )
 from ats.sampling.curve import curve_order
+from ats.sampling.runs import Runs, hit
 from ats.sampling.successive import leave_one_out_ratio
-from ats.sampling.systematic import inclusion_probabilities, scrambled_order
+from ats.sampling.systematic import inclusion_probabilities, lane_count, mask_size, walk
 
 UNBIASED = ("replacement", "des-raj", "murthy", "systematic")
 SIZES = [(3, 1), (4, 2), (5, 3), (5, 4), (4, 4)]
@@ -196,35 +197,110 @@ def test_inclusion_probabilities_sum_to_n(spread: float, n_patches: int, seed: i
     assert float((inclusion.sum(1) - n_patches).abs().max()) < 1e-9 * n_patches
 
 
-@pytest.mark.parametrize(("n_positions", "n_patches"), [(5, 3), (8, 3), (11, 4)])
-def test_every_scrambled_order_gives_exact_gradients(n_positions: int, n_patches: int) -> None:
-    logits, features, upstream = case(n_positions)
+@pytest.mark.parametrize(
+    ("shape", "n_patches"), [((5,), 3), ((8,), 3), ((5, 7), 2), ((13,), 1), ((3, 2, 3), 4)]
+)
+@pytest.mark.parametrize("spread", [0.4, 3.0])
+def test_every_mask_gives_exact_gradients(
+    shape: tuple[int, ...], n_patches: int, spread: float
+) -> None:
+    logits, features, upstream = case(math.prod(shape), spread)
     exact = (logits.softmax(0) @ features) @ upstream
     wanted = torch.autograd.grad(exact, logits)[0]
-    size = 1 << (n_positions - 1).bit_length()
+    attention = logits.softmax(0).reshape(1, *shape)
+    runs = Runs(attention, n_patches)
+    inclusion = inclusion_probabilities(attention.detach().flatten(1), n_patches)[0]
     seen = set()
-    for mask in range(size):
-        noise = torch.tensor([[(mask + 0.5) / size]], dtype=torch.float64)
-        order = scrambled_order(noise, n_positions)[0]
-        assert sorted(order.tolist()) == list(range(size))
-        order = order[order < n_positions]
-        seen.add(tuple(order.tolist()))
-        # Walking through reordered positions from a fixed start is the design at that mask.
-        value = systematic_expectation(
-            Systematic, logits.softmax(0)[order], features[order], n_patches
-        )
-        got = torch.autograd.grad(value @ upstream, logits)[0]
+    for mask in range(mask_size(runs)):
+        order = order_of(runs, mask)
+        assert sorted(order) == list(range(math.prod(shape)))
+        seen.add(tuple(order))
+        starts, lengths = intervals(inclusion[order])
+        every = Runs(attention.expand(len(starts), *shape), n_patches)
+        masks = torch.full((len(starts), 1), mask)
+        indices, ratio = walk(every, starts.unsqueeze(1), masks, n_patches)
+        drawn = attention.flatten()[indices]
+        weights = importance_weights(drawn, ratio)
+        value = (lengths[:, None, None] * weights.unsqueeze(2) * features[indices]).sum((0, 1))
+        got = torch.autograd.grad(value @ upstream, logits, retain_graph=True)[0]
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
-    assert len(seen) > n_positions // 2
+    assert len(seen) > math.prod(shape) // 2
 
 
-@pytest.mark.parametrize("shape", [(7,), (5, 11), (3, 4, 6)])
-def test_curve_visits_every_position_and_keeps_boxes_together(shape: tuple[int, ...]) -> None:
-    order = curve_order(shape, torch.device("cpu"))
-    assert sorted(order.tolist()) == list(range(math.prod(shape)))
-    # The first block of 2^D positions is the first box of two in every dimension.
-    corner = torch.stack(torch.unravel_index(order[: 2 ** len(shape)], shape), -1)
+def order_of(runs: Runs, mask: int) -> list[int]:
+    """The positions as a walk meets them, written down from the definition."""
+    curve = runs.along_curve().tolist()
+    width = runs.map_shape[-1]
+    found = []
+    for number in range(mask_size(runs)):
+        run, lane = divmod(number ^ mask, lane_count(runs))
+        if run < len(curve) and lane < runs.length:
+            line, place = divmod(curve[run], -(-width // runs.length))
+            column = place * runs.length + lane
+            found += [line * width + column] if column < width else []
+    return found
+
+
+def intervals(inclusion: Tensor) -> tuple[Tensor, Tensor]:
+    """Starts between which nothing changes, one for each interval, and the intervals' lengths."""
+    ends = torch.cat([torch.zeros(1), inclusion.cumsum(0).remainder(1), torch.ones(1)]).double()
+    ends = ends.sort().values
+    lengths = ends.diff()
+    real = lengths > 1e-13
+    return ((ends[:-1] + ends[1:]) / 2)[real], lengths[real]
+
+
+@pytest.mark.parametrize("length", [1, 2, 8])
+@pytest.mark.parametrize("shape", [(7,), (5, 11), (3, 4, 6), (40, 3)])
+def test_curve_visits_every_run_once(shape: tuple[int, ...], length: int) -> None:
+    order = curve_order(shape, length, torch.device("cpu"))
+    assert sorted(order.tolist()) == list(range(math.prod(shape[:-1]) * -(-shape[-1] // length)))
+
+
+def test_curve_keeps_boxes_together() -> None:
+    order = curve_order((32, 48), 4, torch.device("cpu"))
+    # The first 16 runs of 4 positions are the first box of 8 x 8.
+    corner = torch.stack(torch.unravel_index(order[:16] * 4, (32, 48)), -1)
+    assert int(corner.max()) < 8
+    order = curve_order((4, 4, 4), 1, torch.device("cpu"))
+    corner = torch.stack(torch.unravel_index(order[:8], (4, 4, 4)), -1)
     assert int(corner.max()) == 1
+
+
+@given(
+    shape=st.lists(st.integers(1, 11), min_size=1, max_size=3),
+    n_patches=st.integers(1, 9),
+    spread=st.floats(0, 60),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=100, deadline=None)
+def test_runs_hold_all_of_the_attention(
+    shape: list[int], n_patches: int, spread: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    n_positions = math.prod(shape)
+    attention = (spread * torch.randn(3, n_positions, generator=generator)).double().softmax(1)
+    runs = Runs(attention.reshape(3, *shape), n_patches)
+    every = torch.arange(runs.n_runs).expand(3, -1)
+    indices, values = runs.look(every, runs.lanes())
+    torch.testing.assert_close(values.sum(2), runs.mass(), rtol=1e-12, atol=0)
+    # Behind the end of a short run there is nothing.
+    inside = values[0].flatten() > 0
+    assert indices[0].flatten()[inside].tolist() == list(range(n_positions))
+    torch.testing.assert_close(values.flatten(1)[:, inside], runs.probabilities(), rtol=0, atol=0)
+    count = min(n_patches, n_positions)
+    _, _, found = runs.largest(count)
+    wanted = runs.probabilities().topk(count, dim=1).values
+    assert torch.equal(found.topk(count, dim=1).values, wanted)
+
+
+def test_points_hit_intervals_of_positive_length() -> None:
+    mass = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]], dtype=torch.float64)
+    points = torch.tensor([[0.0, 0.2, 0.25, 0.7, 1.0]], dtype=torch.float64)
+    found, share = hit(mass, points)
+    assert found.tolist() == [[1, 1, 3, 3, 4]]
+    wanted = torch.tensor([[0.0, 0.8, 0.0, 0.9, 1.0]]).double()
+    torch.testing.assert_close(share, wanted, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("design", ["systematic", "deterministic"])
@@ -299,7 +375,8 @@ def test_average_of_draws() -> None:
 def test_a_user_can_supply_a_design() -> None:
     def first(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor, Tensor]:
         indices = torch.arange(n_patches).expand(attention.shape[0], -1)
-        return indices, importance_weights(attention.gather(1, indices), torch.ones(indices.shape))
+        drawn = attention.flatten(1).gather(1, indices)
+        return indices, importance_weights(drawn, torch.ones(indices.shape))
 
     attention = torch.rand(2, 3, 5).double()
     attention /= attention.sum((1, 2), keepdim=True)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ats.sampling.curve import curve_order
 from ats.sampling.design import Design, Generators, importance_weights
 from ats.sampling.replacement import Replacement
+from ats.sampling.runs import Runs
 from ats.sampling.successive import DesRaj, Murthy, Published
 from ats.sampling.systematic import Systematic
 from ats.sampling.top import Average, Top
@@ -26,6 +26,7 @@ __all__ = [
     "Murthy",
     "Published",
     "Replacement",
+    "Runs",
     "Sample",
     "Systematic",
     "Top",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 DesignFunction = Callable[[Tensor, int, Generators], tuple[Tensor, Tensor]]
-"""Flat attention (B, K), N and a generator to indices (B, N) and weights (B, N)."""
+"""Attention (B, \\*map), N and a generator to indices (B, N) in flat maps and weights (B, N)."""
 
 DesignLike = str | DesignFunction
 
@@ -105,13 +106,7 @@ def sample(
     map_shape = tuple(attention.shape[1:])
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
     _check_attention(attention)
-    rows = attention.flatten(1)
-    if getattr(function, "along_curve", False):
-        order = curve_order(map_shape, attention.device)
-        steps, weights = function(rows.index_select(1, order), n_patches, generator)
-        indices = order[steps]
-    else:
-        indices, weights = function(rows, n_patches, generator)
+    indices, weights = function(attention, n_patches, generator)
     return Sample(torch.stack(torch.unravel_index(indices, map_shape), -1), weights)
 
 
@@ -164,9 +159,9 @@ def _check_attention(attention: Tensor) -> None:
     if torch.compiler.is_compiling():
         return
     rows = attention.detach().flatten(1)
-    total = rows.sum(1, dtype=torch.float64)
+    total = rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32))
     tolerance = 1e-3 if attention.dtype in (torch.float32, torch.float64) else 3e-2
-    valid = ((total - 1).abs() <= tolerance).all() & (rows >= 0).all()
+    valid = ((total - 1).abs() <= tolerance).all() & (rows.amin() >= 0)
     if valid.device.type == "cuda":
         # Reading the answer would make the host wait for the device in every step.
         torch._assert_async(valid, "attention must be non-negative, finite and sum to 1")

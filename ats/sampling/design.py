@@ -7,17 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from ats.sampling.runs import Runs
+
 Generators = Generator | Sequence[Generator] | None
 """One generator for a whole batch, or one for each of its images, or torch's own."""
-
-# Attention of exactly zero is lifted to this in float64: far below anything a softmax returns, so
-# that no expectation changes, yet its reciprocal is finite, so that every weight and gradient is.
-TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Design(ABC):
-    """How positions are drawn from an attention map, as a callable on flat maps.
+    """How positions are drawn from attention maps, as a callable on them.
 
     A subclass says in :meth:`draw` which positions it takes and with which importance ratios; the
     weights and their gradient follow from those. Any callable with the signature of
@@ -36,32 +34,25 @@ class Design(ABC):
         """Whether a draw never repeats a position, so that N cannot exceed their number."""
         return True
 
-    @property
-    def along_curve(self) -> bool:
-        """Whether neighbours in a row of attention should be neighbours in the map."""
-        return False
-
     def __call__(
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:
-        """Indices (B, N) int64 and weights (B, N) for attention (B, K) whose rows sum to 1."""
-        if self.centred and n_patches == 1 and attention.shape[1] > 1:
+        """Indices (B, N) int64 in flat maps, and weights (B, N), for attention (B, \\*map)."""
+        if self.centred and n_patches == 1 and attention[0].numel() > 1:
             raise ValueError(
                 "centred=True with n_patches=1 leaves no gradient to the attention: the one "
                 "feature is its own estimate; take n_patches >= 2 or a design with centred=False"
             )
-        probabilities = attention.detach().double().clamp_min(TINY)
-        indices, ratio = self.draw(probabilities, n_patches, generator)
-        return indices, importance_weights(attention.gather(1, indices), ratio, self.centred)
+        indices, ratio = self.draw(Runs(attention, n_patches), n_patches, generator)
+        drawn = attention.flatten(1).gather(1, indices)
+        return indices, importance_weights(drawn, ratio, self.centred)
 
     @abstractmethod
-    def draw(
-        self, probabilities: Tensor, n_patches: int, generator: Generators
-    ) -> tuple[Tensor, Tensor]:
-        """Draw N positions of every row.
+    def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
+        """Draw N positions of every map.
 
         Args:
-            probabilities: (B, K) float64, positive, without gradient.
+            runs: of the attention, without gradient; ``runs.probabilities()`` is all of it, (B, K).
             n_patches: N.
             generator: source of randomness.
 

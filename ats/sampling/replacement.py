@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
+from ats.sampling.runs import Runs, hit
 
 
 @final
@@ -22,13 +22,12 @@ class Replacement(Design):
         """Positions may repeat."""
         return False
 
-    def draw(
-        self, probabilities: Tensor, n_patches: int, generator: Generators
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Invert the cumulated distribution at N uniforms."""
-        cumulated = probabilities.cumsum(1)
-        points = uniform(probabilities, n_patches, generator) * cumulated[:, -1:]
-        # Uniforms rounded up to 1 would fall behind the last position.
-        last = probabilities.shape[1] - 1
-        indices = torch.searchsorted(cumulated, points, right=True).clamp_max(last)
-        return indices, 1 / (n_patches * probabilities.gather(1, indices))
+        mass = runs.mass()
+        points = uniform(mass, n_patches, generator) * mass.sum(1, keepdim=True)
+        run, share = hit(mass, points)
+        indices, values = runs.look(run, runs.lanes())
+        lane, _ = hit(values, share.unsqueeze(2) * values.sum(2, keepdim=True))
+        drawn = values.gather(2, lane).squeeze(2)
+        return indices.gather(2, lane).squeeze(2), 1 / (n_patches * drawn)

@@ -2,29 +2,51 @@
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from ats.sampling.design import TINY, Design, Generators, uniform
+from ats.sampling.design import Design, Generators, uniform
+from ats.sampling.runs import TINY, Runs, hit
 
 
-def draw_in_order(probabilities: Tensor, n_patches: int, generator: Generators) -> Tensor:
-    """Indices (B, N) in the order of drawing.
+class Drawn(NamedTuple):
+    """A successive sample.
 
-    Exponential clocks with the attention as rates ring in the order of successive sampling, which
-    is the Gumbel top-k trick without its logarithm.
+    Attributes:
+        indices: (B, N) in the order of drawing.
+        attention: (B, N) float64 there.
+        outside: (B, 1) attention left outside the sample, without cancellation.
     """
-    clocks = -torch.log1p(-uniform(probabilities, probabilities.shape[1], generator))
-    # A clock of exactly 0 would ring first whatever its rate.
-    clocks = clocks.clamp_min(TINY) / probabilities
-    return clocks.topk(n_patches, dim=1, largest=False).indices
+
+    indices: Tensor
+    attention: Tensor
+    outside: Tensor
 
 
-def mass_outside(probabilities: Tensor, indices: Tensor) -> Tensor:
-    """Attention left outside the sample, (B, 1), without cancellation."""
-    return probabilities.scatter(1, indices, 0.0).sum(1, keepdim=True)
+def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
+    """Draw one position after another from what the earlier ones have left.
+
+    The law is that of the Gumbel top-k trick, which would need a random number for each of the K
+    positions.
+    """
+    mass = runs.mass()
+    noise = uniform(mass, n_patches, generator)
+    found: list[Tensor] = []
+    attention: list[Tensor] = []
+    for point in noise.unbind(1):
+        run, share = hit(mass, point.unsqueeze(1) * mass.sum(1, keepdim=True))
+        indices, values = (part.squeeze(1) for part in runs.look(run, runs.lanes()))
+        for earlier in found:
+            values = values.masked_fill(indices == earlier, 0.0)
+        lane, _ = hit(values, share * values.sum(1, keepdim=True))
+        found.append(indices.gather(1, lane))
+        attention.append(values.gather(1, lane))
+        # What is left in the run is summed anew: a difference would cancel.
+        left = values.scatter(1, lane, 0.0).sum(1, keepdim=True)
+        mass = mass.scatter(1, run, left)
+    return Drawn(torch.cat(found, 1), torch.cat(attention, 1), mass.sum(1, keepdim=True))
 
 
 @final
@@ -36,13 +58,10 @@ class DesRaj(Design):
     sum_{j<k} a_j f_j + p_k f_k; the estimator is their mean, with w_k = (p_k + (N - k) a_k) / N.
     """
 
-    def draw(
-        self, probabilities: Tensor, n_patches: int, generator: Generators
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Draw in order; the ratio is w_k / a_k."""
-        indices = draw_in_order(probabilities, n_patches, generator)
-        drawn = probabilities.gather(1, indices)
-        return indices, des_raj_weights(drawn, mass_outside(probabilities, indices)) / drawn
+        indices, attention, outside = draw_in_order(runs, n_patches, generator)
+        return indices, des_raj_weights(attention, outside) / attention
 
 
 def des_raj_weights(drawn: Tensor, outside: Tensor, mixture: Tensor | None = None) -> Tensor:
@@ -70,13 +89,10 @@ class Murthy(Design):
     2020).
     """
 
-    def draw(
-        self, probabilities: Tensor, n_patches: int, generator: Generators
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Draw in order and forget it; the ratio is P(S without s | s) / P(S)."""
-        indices = draw_in_order(probabilities, n_patches, generator)
-        drawn = probabilities.gather(1, indices)
-        return indices, leave_one_out_ratio(drawn, mass_outside(probabilities, indices))
+        indices, attention, outside = draw_in_order(runs, n_patches, generator)
+        return indices, leave_one_out_ratio(attention, outside)
 
 
 def leave_one_out_ratio(drawn: Tensor, outside: Tensor) -> Tensor:
@@ -133,11 +149,10 @@ class Published:
     def __call__(
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:
-        """Indices (B, N) and weights (B, N) of attention (B, K)."""
-        probabilities = attention.detach().double().clamp_min(TINY)
-        indices = draw_in_order(probabilities, n_patches, generator)
-        outside = mass_outside(probabilities, indices)
-        weights = published_weights(attention.gather(1, indices).double(), outside)
+        """Indices (B, N) and weights (B, N) of attention (B, \\*map)."""
+        indices, _, outside = draw_in_order(Runs(attention, n_patches), n_patches, generator)
+        drawn = attention.flatten(1).gather(1, indices)
+        weights = published_weights(drawn.double(), outside)
         return indices, weights.to(torch.promote_types(attention.dtype, torch.float32))
 
 

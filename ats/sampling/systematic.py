@@ -1,12 +1,13 @@
 """Systematic sampling with inclusion probabilities proportional to the attention."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from ats.sampling.design import TINY, Design, Generators, uniform
+from ats.sampling.design import Design, Generators, uniform
+from ats.sampling.runs import TINY, Runs, hit
 
 
 @final
@@ -29,67 +30,61 @@ class Systematic(Design):
 
     start: float | None = None
 
-    @property
-    def along_curve(self) -> bool:
-        """Neighbours in a row of attention are to be neighbours in the map."""
-        return True
-
-    def draw(
-        self, probabilities: Tensor, n_patches: int, generator: Generators
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Walk along the cumulated inclusion probabilities in steps of 1."""
-        inclusion = inclusion_probabilities(probabilities, n_patches)
         if self.start is not None:
-            start = probabilities.new_full((probabilities.shape[0], 1), self.start)
-            indices = systematic_indices(inclusion, start, n_patches)
+            start = runs.rows.new_full((runs.rows.shape[0], 1), self.start, dtype=torch.float64)
+            mask = torch.zeros_like(start, dtype=torch.int64)
         else:
-            noise = uniform(probabilities, 2, generator)
-            order = scrambled_order(noise[:, :1], probabilities.shape[1])
-            # Numbers beyond the positions stand for nothing and are never included.
-            padded = torch.nn.functional.pad(inclusion, (0, order.shape[1] - inclusion.shape[1]))
-            steps = systematic_indices(padded.gather(1, order), noise[:, 1:], n_patches)
-            indices = order.gather(1, steps)
-        return indices, 1 / inclusion.gather(1, indices)
+            noise = uniform(runs.rows, 2, generator)
+            mask = (noise[:, :1] * mask_size(runs)).long()
+            start = noise[:, 1:]
+        return walk(runs, start, mask, n_patches)
 
 
-def systematic_indices(inclusion: Tensor, start: Tensor, n_patches: int) -> Tensor:
-    """Indices (B, N) hit by start, start + 1, ... on the cumulated inclusion probabilities (B, K).
+class Inclusion(NamedTuple):
+    """Inclusion probabilities pi(a) = min(1, c a).
+
+    Attributes:
+        scale: (B, 1) c.
+        certain: (B, 1) least attention of which pi is 1; infinite if there is none.
+    """
+
+    scale: Tensor
+    certain: Tensor
+
+    def of(self, attention: Tensor) -> Tensor:
+        """pi of attention (B, ...) float64; 0 where that is 0, and positive everywhere else."""
+        shape = (-1, *(1,) * (attention.dim() - 1))
+        scaled = (attention * self.scale.reshape(shape)).clamp(TINY, 1.0)
+        certain = attention >= self.certain.reshape(shape)
+        return torch.where(certain, 1.0, scaled).masked_fill(attention == 0, 0.0)
+
+
+def settle(top: Tensor, rest: Tensor) -> Inclusion:
+    """The inclusion probabilities of which each row sums to N.
+
+    Going down the largest positions, the i-th (from 0) is certain while (N - i) a_i is at least the
+    mass from it on; at most N are, so that no full sort is needed.
 
     Args:
-        inclusion: (B, K) float64 in [0, 1], rows of sum N.
-        start: (B, 1) in [0, 1).
-        n_patches: N.
+        top: (B, N) float64, the largest attention of each row in descending order, as far down as
+            it is certain; then any other.
+        rest: (B, 1) mass of all other positions.
     """
-    cumulated = inclusion.cumsum(1)
-    # Rounding must not leave the last point behind the last position.
-    cumulated = cumulated * (n_patches / cumulated[:, -1:])
-    points = start + torch.arange(n_patches, device=start.device)
-    return torch.searchsorted(cumulated, points, right=True).clamp_max(inclusion.shape[1] - 1)
-
-
-def scrambled_order(noise: Tensor, n_positions: int) -> Tensor:
-    """A random order of 0, 1, ... 2^b - 1 >= K - 1 that keeps neighbours together, without sorting.
-
-    The bits of the numbers are flipped by a random mask (a digital shift, as of quasi-Monte-Carlo
-    points): every block of 2^j numbers stays together, and is walked through in another order.
-
-    Args:
-        noise: (B, 1) uniforms in [0, 1).
-        n_positions: K.
-
-    Returns:
-        (B, 2^b) int64 permutations.
-    """
-    size = 1 << (n_positions - 1).bit_length()
-    mask = (noise * size).long()
-    return mask ^ torch.arange(size, device=noise.device)
+    n_patches = top.shape[1]
+    # Summed from the small end: 1 - sum(top) would cancel where attention is nearly one-hot.
+    tail = rest + top.flip(1).cumsum(1).flip(1)
+    left = torch.arange(n_patches, 0, -1, device=top.device)
+    n_certain = (left * top >= tail).long().cumprod(1).sum(1, keepdim=True)
+    uncertain_mass = torch.cat([tail, rest], 1).gather(1, n_certain)
+    scale = (n_patches - n_certain) / uncertain_mass.clamp_min(TINY)
+    least = top.gather(1, (n_certain - 1).clamp_min(0))
+    return Inclusion(scale, torch.where(n_certain > 0, least, torch.inf))
 
 
 def inclusion_probabilities(probabilities: Tensor, n_patches: int) -> Tensor:
     """pi_i = min(1, c a_i) with c such that each row sums to N.
-
-    Going down the largest positions, the i-th (from 0) is certain while (N - i) a_i is at least the
-    mass from it on; at most N are, so that no full sort is needed.
 
     Args:
         probabilities: (B, K) float64, positive.
@@ -99,14 +94,66 @@ def inclusion_probabilities(probabilities: Tensor, n_patches: int) -> Tensor:
         (B, K) float64 in (0, 1].
     """
     top, where = probabilities.topk(n_patches, dim=1)
-    # Summed from the small end: 1 - sum(top) would cancel where attention is nearly one-hot.
     rest = probabilities.scatter(1, where, 0.0).sum(1, keepdim=True)
-    tail = rest + top.flip(1).cumsum(1).flip(1)
-    left = torch.arange(n_patches, 0, -1, device=top.device)
-    certain = (left * top >= tail).long().cumprod(1)
-    n_certain = certain.sum(1, keepdim=True)
-    uncertain_mass = torch.cat([tail, rest], 1).gather(1, n_certain)
-    scale = (n_patches - n_certain) / uncertain_mass.clamp_min(TINY)
-    inclusion = (probabilities * scale).clamp(TINY, 1.0)
-    settled = torch.where(certain.bool(), 1.0, inclusion.gather(1, where))
-    return inclusion.scatter(1, where, settled)
+    return settle(top, rest).of(probabilities)
+
+
+def walk(runs: Runs, start: Tensor, mask: Tensor, n_patches: int) -> tuple[Tensor, Tensor]:
+    """The positions hit by start, start + 1, ... on the cumulated inclusion probabilities.
+
+    The numbers of all positions along the curve, that of the run and then that within it, are
+    combined with one mask by exclusive or (a digital shift, as of quasi-Monte-Carlo points): every
+    block of 2^j numbers stays together, and is walked through in another order.
+
+    Args:
+        runs: of the attention.
+        start: (B, 1) in [0, 1).
+        mask: (B, 1) int64 below :func:`mask_size`; 0 for the curve as it is.
+        n_patches: N.
+
+    Returns:
+        Indices (B, N) and importance ratios 1 / pi (B, N).
+    """
+    inclusion, mass = included_mass(runs, n_patches)
+    curve = runs.along_curve()
+    places = lane_count(runs)
+    numbers = torch.arange(mask_size(runs) // places, device=mask.device)
+    order = mask // places ^ numbers
+    # Numbers beyond the runs stand for nothing and are never hit.
+    along = torch.nn.functional.pad(mass[:, curve], (0, len(numbers) - len(curve)))
+    along = along.gather(1, order)
+    steps = start + torch.arange(n_patches, device=mask.device)
+    # The sums are N up to rounding, and the points are spread over just that.
+    number, share = hit(along, steps * (along.sum(1, keepdim=True) / n_patches))
+    hit_runs = curve[order.gather(1, number)]
+    lanes = (mask % places ^ torch.arange(places, device=mask.device)).unsqueeze(1)
+    indices, attention = runs.look(hit_runs, lanes)
+    included = inclusion.of(attention)
+    lane, _ = hit(included, share.unsqueeze(2) * included.sum(2, keepdim=True))
+    ratio = 1 / included.gather(2, lane).squeeze(2)
+    return indices.gather(2, lane).squeeze(2), ratio
+
+
+def mask_size(runs: Runs) -> int:
+    """Number of masks of :func:`walk`: a power of two."""
+    return lane_count(runs) << (runs.n_runs - 1).bit_length()
+
+
+def lane_count(runs: Runs) -> int:
+    """Places of a run that a mask permutes: a power of two, of which the last stand for nothing."""
+    return 1 << (runs.length - 1).bit_length()
+
+
+def included_mass(runs: Runs, n_patches: int) -> tuple[Inclusion, Tensor]:
+    """Inclusion probabilities, and their sums over each run (B, T)."""
+    mass = runs.mass()
+    # A certain position outside the N heaviest runs would have N - i runs in its tail, each heavier
+    # than itself, where i is the number of positions before it: more than it may have.
+    heaviest = mass.topk(min(n_patches, runs.n_runs), dim=1).indices
+    values = runs.look(heaviest, runs.lanes())[1].flatten(1)
+    top, where = values.topk(n_patches, dim=1)
+    others = mass.scatter(1, heaviest, 0.0).sum(1, keepdim=True)
+    rest = others + values.scatter(1, where, 0.0).sum(1, keepdim=True)
+    inclusion = settle(top, rest)
+    sums = torch.unflatten(inclusion.of(values), 1, (-1, runs.length)).sum(2)
+    return inclusion, (mass * inclusion.scale).scatter(1, heaviest, sums)

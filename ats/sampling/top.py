@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators
+from ats.sampling.runs import Runs
 
 
 @final
@@ -17,12 +18,11 @@ class Top(Design):
     Deterministic and biased towards the largest: for prediction, not for training.
     """
 
-    def draw(
-        self, probabilities: Tensor, n_patches: int, generator: Generators
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Take the largest; all have the ratio 1 / sum of their attention."""
-        top, indices = probabilities.topk(n_patches, dim=1)
-        return indices, torch.ones_like(top) / top.sum(1, keepdim=True)
+        _, indices, values = runs.largest(n_patches)
+        top, where = values.topk(n_patches, dim=1)
+        return indices.gather(1, where), torch.ones_like(top) / top.sum(1, keepdim=True)
 
 
 @final
@@ -50,7 +50,7 @@ class Average:
     def __call__(
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:
-        """Indices and weights (B, draws * N) of attention (B, K)."""
+        """Indices and weights (B, draws * N) of attention (B, \\*map)."""
         drawn = [self.design(attention, n_patches, generator) for _ in range(self.draws)]
         indices, weights = zip(*drawn, strict=True)
         return torch.cat(indices, 1), torch.cat(weights, 1) / self.draws

@@ -1,0 +1,126 @@
+"""Attention maps cut into runs, so that a draw looks into the few runs that it hits."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ats.sampling.curve import curve_order
+
+# Attention of exactly zero is lifted to this in float64: far below anything a softmax returns, so
+# that no expectation changes, yet its reciprocal is finite, so that every weight and gradient is.
+TINY = 1e-300
+
+
+class Runs:
+    """Attention maps as runs of neighbouring positions, of which the mass is known.
+
+    Going through all K positions of a map once, to sum them up, is what it costs; whatever follows
+    is done on the K / L runs, and on the L positions of the runs that are hit. L is about
+    sqrt(K / N), which balances the two, and makes a run as wide as N samples are apart. Runs
+    are the equal parts of each line along the last dimension; the last part may be shorter.
+
+    Args:
+        attention: (B, \\*map) of sum 1.
+        n_patches: N.
+
+    Attributes:
+        rows: (B, K) attention.
+        length: L.
+    """
+
+    def __init__(self, attention: Tensor, n_patches: int) -> None:
+        self.map_shape = tuple(attention.shape[1:])
+        self.rows = attention.detach().flatten(1)
+        self._width = self.map_shape[-1]
+        wanted = math.sqrt(self.rows.shape[1] / n_patches)
+        self.length = math.ceil(self._width / max(1, round(self._width / wanted)))
+        self._per_line = -(-self._width // self.length)
+
+    @property
+    def n_runs(self) -> int:
+        """Number T of runs of a map."""
+        return self.rows.shape[1] // self._width * self._per_line
+
+    def probabilities(self) -> Tensor:
+        """Attention (B, K) float64, positive."""
+        return self.rows.double().clamp_min(TINY)
+
+    def mass(self) -> Tensor:
+        """Attention of each run (B, T) float64, positive."""
+        dtype = torch.promote_types(self.rows.dtype, torch.float32)
+        sums = torch.cat([part.sum(-1, dtype=dtype) for part in self._parts()], 2)
+        # A run of zeros has their mass, too.
+        return sums.flatten(1).double() + self.length * TINY
+
+    def look(self, runs: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions and their attention within some runs.
+
+        Args:
+            runs: (B, M) numbers of runs.
+            lanes: (P) or (B, 1, P): places within a run in the order that is wanted.
+
+        Returns:
+            Indices (B, M, P), and attention (B, M, P) float64, 0 where a run has no such place.
+        """
+        runs = runs.unsqueeze(2)
+        columns = runs % self._per_line * self.length + lanes
+        inside = (columns < self._width) & (lanes < self.length)
+        line = runs // self._per_line * self._width
+        indices = line + columns.clamp_max(self._width - 1)
+        values = self.rows.gather(1, indices.flatten(1)).reshape(indices.shape)
+        return indices, values.double().clamp_min(TINY) * inside
+
+    def largest(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the largest attention is.
+
+        The largest of a map lie in the runs with the largest maxima.
+
+        Args:
+            count: of positions, at most K.
+
+        Returns:
+            Those runs (B, M), their positions and attention (B, M * L), of which (B, M * L) all but
+            the largest ``count`` are padding or small.
+        """
+        peaks = torch.cat([part.amax(-1) for part in self._parts()], 2).flatten(1)
+        runs = peaks.topk(min(count, self.n_runs), dim=1).indices
+        indices, values = self.look(runs, self.lanes())
+        return runs, indices.flatten(1), values.flatten(1)
+
+    def lanes(self) -> Tensor:
+        """0 to L - 1."""
+        return torch.arange(self.length, device=self.rows.device)
+
+    def along_curve(self) -> Tensor:
+        """Numbers of the runs (T) in an order that keeps neighbours in the map together."""
+        return curve_order(self.map_shape, self.length, self.rows.device)
+
+    def _parts(self) -> list[Tensor]:
+        """Of each line the full runs (B, lines, J, L), and the shorter one (B, lines, 1, L')."""
+        lines = torch.unflatten(self.rows, 1, (-1, self._width))
+        whole = self._width // self.length * self.length
+        parts = [torch.unflatten(lines[..., :whole], 2, (-1, self.length))] if whole else []
+        if whole < self._width:
+            parts.append(lines[..., None, whole:])
+        return parts
+
+
+def hit(mass: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Which interval each point falls into, where intervals of given lengths lie end to end.
+
+    Args:
+        mass: (..., T) float64, not negative, of positive sum.
+        points: (..., M) float64, from 0 to that sum.
+
+    Returns:
+        Indices (..., M) of intervals of positive length, and which share (..., M) of it, in
+        [0, 1], lies before the point.
+    """
+    ends = mass.cumsum(-1)
+    # Rounding must not leave a point at the very end, behind the last positive length.
+    points = torch.minimum(points, torch.nextafter(ends[..., -1:], ends.new_zeros(())))
+    found = torch.searchsorted(ends, points, right=True)
+    length = mass.gather(-1, found)
+    share = (points - (ends.gather(-1, found) - length)) / length
+    return found, share.clamp(0.0, 1.0)
