@@ -16,7 +16,9 @@ import pytest
 import torch
 from programs import ROOT, command, rows, run
 from safetensors.torch import load_file
+from torch import nn
 
+from ats.training.averaged import Averaged
 from ats.training.batches import EpochBatches, default_micro_batch, image_generators
 from ats.training.checkpoint import AtomicCheckpointIO
 from ats.training.folder import open_run
@@ -123,6 +125,42 @@ def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path
 def test_micro_batches_change_nothing(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run("mnist.py", data, tmp_path, *SMALL, "--epochs", "1", "--micro_batch", "2")
     assert_same_up_to_rounding(weights(uninterrupted, 0), weights(tmp_path, 0))
+
+
+def test_the_average_follows_the_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.BatchNorm1d(2)
+    averaged = Averaged(model, 0.9)
+    wanted = model.weight.detach().clone()
+    for step in range(200):
+        nn.init.normal_(model.weight)
+        model(torch.randn(4, 2))
+        averaged.follow(model)
+        share = min(0.9, (1 + step) / (10 + step))
+        wanted = share * wanted + (1 - share) * model.weight.detach()
+        torch.testing.assert_close(averaged.model.weight, wanted)
+    assert int(averaged.model.num_batches_tracked) == 200  # type: ignore[arg-type]
+    assert not averaged.model.weight.requires_grad  # type: ignore[union-attr]
+
+
+def test_averaged_weights_are_measured_kept_and_resumed(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    given = (*SMALL, "--average", "0.9")
+    run("mnist.py", data, tmp_path / "whole", *given, "--epochs", "2")
+    # The training itself is the same.
+    one, other = history(tmp_path / "whole"), history(uninterrupted)
+    assert [row["train_loss"] for row in one] == [row["train_loss"] for row in other[:2]]
+    assert one[1]["test_loss"] != other[1]["test_loss"]
+    state = torch.load(tmp_path / "whole" / "checkpoint.ckpt", weights_only=True)["state_dict"]
+    kept = weights(tmp_path / "whole", 1)
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, state[f"averaged.model.{name}"]), name
+    assert any(not torch.equal(kept[name], state[f"model.{name}"]) for name in kept)
+    run("mnist.py", data, tmp_path / "parts", *given, "--epochs", "1")
+    run("mnist.py", data, tmp_path / "parts", *given, "--epochs", "2", "--resume")
+    again = weights(tmp_path / "parts", 1)
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 def test_learning_curves_of_designs(data: Path, tmp_path: Path) -> None:

@@ -52,6 +52,13 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="start of the learnable scale on the features, 0 for none",
     )
     add(
+        "--average",
+        type=decay,
+        default=0.0,
+        help="decay of the average of the weights over steps, which is then measured and kept; "
+        "0.999 is the mean of about the last thousand, 0 for none",
+    )
+    add(
         "--inference",
         choices=("deterministic", "top", "sampled"),
         default="deterministic",
@@ -140,6 +147,14 @@ def not_negative_float(text: str) -> float:
     value = _number(float, text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a finite number of at least 0")
+    return value
+
+
+def decay(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = not_negative_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be below 1")
     return value
 
 

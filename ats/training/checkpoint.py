@@ -77,7 +77,7 @@ class SaveEpoch(lightning.Callback):
                     "--lr or --clipnorm, in another output folder"
                 )
         if trainer.is_global_zero:
-            weights = pl_module.model.state_dict()  # type: ignore[union-attr]
+            weights = pl_module.kept.state_dict()  # type: ignore[union-attr]
             tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
             name = f"weights_{trainer.current_epoch:03d}.safetensors"
             with atomic_path(self.output / name) as temporary:

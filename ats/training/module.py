@@ -1,7 +1,7 @@
 """A classifier with attention sampling as a Lightning module."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -13,6 +13,7 @@ from ats.datasets.batch import Batch
 from ats.entropy import entropy
 from ats.images import Images
 from ats.nn import AttentionSamplingOutput, Classifier
+from ats.training.averaged import Averaged
 from ats.training.batches import image_generators
 from ats.training.tasks import cross_entropy, wrong_class
 
@@ -43,6 +44,8 @@ class TrainingModule(lightning.LightningModule):
         augment: change of the training images.
         loss: of a single image, by default for one of several classes.
         error: of a single image, the measure to follow.
+        average: decay of the averaged weights that are measured and kept, see
+            :class:`ats.training.averaged.Averaged`; 0 for the weights of the last step.
     """
 
     def __init__(
@@ -58,9 +61,11 @@ class TrainingModule(lightning.LightningModule):
         augment: Augmentation | None = None,
         loss: Loss = cross_entropy,
         error: Error = wrong_class,
+        average: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
+        self.averaged = Averaged(model, average) if average else None
         self.make_optimizer = optimizer
         self.regularizer_strength = regularizer_strength
         self.seed = seed
@@ -71,10 +76,24 @@ class TrainingModule(lightning.LightningModule):
         self.error = error
         self.register_buffer("class_weights", class_weights, persistent=False)
 
+    @property
+    def kept(self) -> Classifier:
+        """The network that is measured and stored."""
+        if self.averaged is None:
+            return self.model
+        return cast("Classifier", self.averaged.model)
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """Change the weights, and then their average."""
+        super().optimizer_step(*args, **options)
+        if self.averaged is not None:
+            self.averaged.follow(self.model)
+
     def forward(self, batch: Batch) -> tuple[Tensor, AttentionSamplingOutput]:
         """Logits and what was seen; what is random depends on seed, epoch and image alone."""
         x_low, x_high, generators = self._inputs(batch)
-        output: tuple[Tensor, AttentionSamplingOutput] = self.model(
+        model = self.model if self.training else self.kept
+        output: tuple[Tensor, AttentionSamplingOutput] = model(
             x_low,
             x_high,
             generator=generators,

@@ -79,7 +79,7 @@ def predict(
     pl_module: lightning.LightningModule, batch: Batch
 ) -> tuple[Tensor, AttentionSamplingOutput]:
     """Logits of a batch, and what was seen, by a network in training."""
-    model: Any = pl_module.model
+    model: Any = pl_module.kept
     model.eval()
     with torch.no_grad():
         batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)

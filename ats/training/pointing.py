@@ -46,7 +46,7 @@ class Pointing(Measured):
     ) -> None:
         """Count the images of a batch that show an object."""
         seen: AttentionSamplingOutput = outputs["seen"]
-        model: Any = pl_module.model
+        model: Any = pl_module.kept
         sample: SamplePatches = model.sampling.sample
         offsets, attention = seen.offsets, seen.attention
         everywhere = offsets_of_positions(sample, attention, batch)

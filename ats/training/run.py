@@ -96,6 +96,7 @@ def fit(
         optimizer=make_optimizer(args),
         regularizer_strength=args.regularizer_strength,
         seed=args.seed,
+        average=args.average,
         **objective,
     )
     draw = module.draw if getattr(args, "read_ahead", False) else None
@@ -105,7 +106,7 @@ def fit(
     say = describe or class_and_truth(classes)
     pictures = [Pictures(output, *picture, say)] if picture else []
     # Convolutions of small patches run a fifth faster with their channels last.
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.to(memory_format=torch.channels_last)
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
     trainer = lightning.Trainer(
         accelerator=accelerator,
