@@ -1,7 +1,9 @@
 """The command ``ats`` on a folder of images, as a user has them."""
 
+import argparse
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +22,13 @@ from safetensors.torch import load_file
 import ats
 from ats.cli.data import divide, divisions, make_task, read_entries
 from ats.cli.main import main
+from ats.cli.measure import predict_all
 from ats.cli.model import load_model, network
 from ats.cli.settings import parse_settings, template, training_parser
-from ats.datasets.table import Columns, classes_of, read_folders, read_table
+from ats.datasets.file_images import ImageFiles, Reading
+from ats.datasets.table import Columns, Entry, classes_of, read_folders, read_table
+from ats.images.decoded import DecodedFiles
+from ats.training.start import latest_weights
 from ats.training.tasks import Classes
 
 SMALL = ["--small_side", "64", "--n_patches", "4", "--patch_size", "32x32", "--batch_size", "4"]
@@ -393,3 +399,139 @@ def test_a_small_object_is_found_from_labels_alone(tmp_path: Path) -> None:
             for axis, other in [("x", "y")]
         )
     assert hits >= 9
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_on_other_images_or_settings(
+    images: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    for more in (("--seed", "5"), ("--small_side", "48"), ("--test_share", "0.5")):
+        again = train_arguments(images, out, "--resume", *more)
+        assert "made with other parameters" in refusal(again, capsys), more
+    before = (out / "metrics.json").read_text()
+    assert main(train_arguments(images, out, "--resume")) == 0
+    assert (out / "metrics.json").read_text() == before
+    table = tmp_path / "labels.csv"
+    header, *lines = (images / "labels.csv").read_text().splitlines()
+    table.write_text("\n".join([header, *lines]) + "\n")
+    given = ["train", "--images", str(images), "--labels", str(table), "--test_share", "0.34"]
+    given += ["--out", str(tmp_path / "own"), *SMALL, "--cache", str(images.parent / "cache")]
+    assert main([*given, "--epochs", "1"]) == 0
+    table.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    assert "split: " in refusal([*given, "--epochs", "2", "--resume"], capsys)
+
+
+def test_workers_go_on_with_the_order_of_the_epoch(images: Path, run: Path, tmp_path: Path) -> None:
+    assert main(train_arguments(images, tmp_path, "--epochs", "1")) == 0
+    assert main(train_arguments(images, tmp_path, "--resume", "--workers", "1")) == 0
+    wanted, got = (load_file(folder / "weights_001.safetensors") for folder in (run, tmp_path))
+    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+
+
+def test_a_recipe_holds_over_the_file_that_init_writes(tmp_path: Path) -> None:
+    path = tmp_path / "ats.yaml"
+    assert main(["init", str(path)]) == 0
+    args = parse_settings(["--config", str(path), "--recipe", "published"], training_parser())
+    assert (args.design, args.prior) == ("published", "none")
+    path.write_text("epochs: [1, 2]\n")
+    with pytest.raises(SystemExit):
+        parse_settings(["--config", str(path)], training_parser())
+    path.write_text("patch_size: [24, 32]\n")
+    assert parse_settings(["--config", str(path)], training_parser()).patch_size == (24, 32)
+
+
+@pytest.mark.parametrize(("share", "n_test"), [(0.2, 8), (0.4, 16), (0.9, 36), (0.05, 2)])
+def test_the_share_that_is_tested_on(share: float, n_test: int) -> None:
+    entries = [Entry(f"{n}.png", (str(n % 2),)) for n in range(40)]
+    args = argparse.Namespace(split_column=None, test_share=share, seed=0)
+    train, test = divide(entries, Classes(["0", "1"]), args)
+    assert (len(train), len(test)) == (40 - n_test, n_test)
+    assert not {entry.path for entry in train} & {entry.path for entry in test}
+
+
+def test_tables_that_would_mislead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,other\na.png,x,1\nb.png,y,2\na.png,y,3\n")
+    with pytest.raises(ValueError, match=r"line 4: .*a.png is there twice"):
+        read_table(table, "", Columns())
+    several = ["train", "--labels", str(table), "--out", str(tmp_path / "o")]
+    several += ["--label_column", "label", "other"]
+    assert "which --task numbers takes" in refusal(several, capsys)
+
+
+def test_folders_are_not_followed_upwards(tmp_path: Path) -> None:
+    for name in ("a", "b", ".hidden"):
+        make_folder(tmp_path / name, 3, (40, 60), bad=False)
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    entries = read_folders(tmp_path)
+    assert len(entries) == 6
+    assert classes_of(entries) == ["a", "b"]
+
+
+def test_numbers_are_measured_by_their_own_columns(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--task", "numbers", "--label_column", "y", "x", "--epochs", "1"]
+    assert main(train_arguments(images, tmp_path, *more)) == 0
+    table = ["--images", str(images), "--labels", str(images / "labels.csv")]
+    given = ["evaluate", str(tmp_path), *table, "--cache", str(images.parent / "cache")]
+    assert "but the network says ['y', 'x']" in refusal([*given, "--label_column", "x"], capsys)
+    assert main(given) == 0
+
+
+def arrays(folder: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(0)
+    pixels = rng.random((70, 80, 3))
+    broken = pixels.copy()
+    broken[3, 4] = np.nan
+    kinds = {"f4": pixels.astype("f4"), "f8": pixels, "f2": pixels.astype("f2"), "nan": broken}
+    kinds["i4"] = (pixels * 255).astype("i4")
+    found = {}
+    for name, array in kinds.items():
+        found[name] = folder / f"{name}.npy"
+        np.save(found[name], array)
+    found["cut"] = folder / "cut.tif"
+    found["cut"].write_bytes(b"II*\x00\x08\x00")
+    return found
+
+
+def test_pixels_that_cannot_be_used_are_listed(run: Path, tmp_path: Path) -> None:
+    made = arrays(tmp_path)
+    trained = load_model(run)
+    decoded = DecodedFiles(tmp_path / "cache")
+    images = ImageFiles(
+        list(made.values()), torch.zeros(len(made)), trained.reading, decoded=decoded
+    )
+    assert [Path(reader.path).stem for reader in images.readers] == ["f4", "f8", "f2"]
+    reasons = {Path(bad.path).stem: bad.reason for bad in images.bad}
+    assert "not finite" in reasons["nan"]
+    assert "int32, whose range is unknown" in reasons["i4"]
+    assert "cut.tif" in reasons["cut"]
+    scores = predict_all(trained, images, progress=False)
+    assert np.abs(scores - scores[0]).max() < 0.02
+
+
+def test_small_views_belong_to_axes(tmp_path: Path) -> None:
+    path = tmp_path / "square.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8))
+    decoded = DecodedFiles(tmp_path / "cache")
+    views = [
+        ImageFiles([path], torch.zeros(1), Reading(32, axes=axes), decoded=decoded).small_view(0)
+        for axes in ("YXC", "XYC")
+    ]
+    assert torch.equal(views[0], views[1].transpose(1, 2))
+
+
+def test_the_latest_weights_are_those_of_the_last_epoch(tmp_path: Path) -> None:
+    assert latest_weights(tmp_path) is None
+    for epoch in (998, 999, 1000):
+        (tmp_path / f"weights_{epoch:03d}.safetensors").touch()
+    found = latest_weights(tmp_path)
+    assert found is not None
+    assert found.name == "weights_1000.safetensors"

@@ -1,7 +1,11 @@
 """From settings to training and test set."""
 
 import argparse
+import hashlib
+import json
+import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +37,11 @@ def read_entries(args: argparse.Namespace) -> list[Entry]:
         raise ValueError("images: give --images FOLDER, and --labels TABLE unless it has classes")
     if args.labels is None:
         return read_folders(args.images)
+    if len(args.label_column) > 1 and args.task != "numbers":
+        raise ValueError(
+            f"label_column={args.label_column} names several columns, which --task numbers takes; "
+            "for several classes of an image take one column and --task labels"
+        )
     columns = Columns(
         args.path_column,
         tuple(args.label_column),
@@ -69,14 +78,24 @@ def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Sp
     if args.split_column:
         train, test = split_of(entries)
     else:
-        folds = max(2, round(1 / args.test_share))
-        train, test = next(iter(divisions(entries, task, folds, args.seed)))
+        part, folds = _fraction(args.test_share)
+        parts = list(divisions(entries, task, folds, args.seed))[:part]
+        test = [entry for _, own in parts for entry in own]
+        chosen = {entry.path for entry in test}
+        train = [entry for entry in entries if entry.path not in chosen]
     if not train or not test:
         raise ValueError(
             f"{len(train)} images to train on and {len(test)} to test on; give more images, more "
             "groups, or another --test_share"
         )
     return Split(train, test)
+
+
+def _fraction(share: float) -> tuple[int, int]:
+    """How many of how many equal parts come close to a share."""
+    finest = max(10, math.ceil(1 / min(share, 1 - share)))
+    fraction = Fraction(share).limit_denominator(finest)
+    return fraction.numerator, fraction.denominator
 
 
 def divisions(
@@ -93,8 +112,8 @@ def divisions(
     groups: Array = np.unique(names, return_inverse=True)[1]
     if len(np.unique(groups)) < folds:
         raise ValueError(
-            f"{len(np.unique(groups))} groups of images cannot be divided into {folds} parts; give "
-            "more, or fewer parts"
+            f"{len(np.unique(groups))} images or groups cannot be divided into {folds} parts; give "
+            "more of them, another --test_share, or fewer --folds"
         )
     strata = task.strata(task.targets([entry.labels for entry in entries]))
     rare = np.bincount(strata)[strata] < folds
@@ -142,6 +161,11 @@ def write_split(path: Path, split: Split) -> None:
         for entry in entries
     )
     write_csv(path, _SPLIT_COLUMNS, rows)
+
+
+def split_digest(split: Split) -> str:
+    """A digest of which image, with which labels, is in which part."""
+    return hashlib.sha256(json.dumps(split).encode()).hexdigest()[:16]
 
 
 def read_split(path: Path, task: Task) -> Split:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ats.cli.model import MODEL, Trained, load_model
 from ats.files import atomic_path, writable_folder, write_json
 from ats.nn import Classifier
+from ats.training.start import latest_weights
 
 
 class Locate(nn.Module):
@@ -64,7 +65,8 @@ def export(args: argparse.Namespace) -> None:
     trained = load_model(run)
     low = args.small_shape
     difference = write_programs(folder, trained, low)
-    weights = max(run.glob("weights_*.safetensors"))
+    weights = latest_weights(run)
+    assert weights is not None
     for source, name in ((weights, "weights.safetensors"), (run / MODEL, MODEL)):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(source, temporary)

@@ -16,7 +16,7 @@ from ats.files import write_json
 from ats.networks import Standardize, small_attention, small_features
 from ats.nn import glorot_uniform_, unit_float
 from ats.training.build import sampling_arguments
-from ats.training.start import start_from
+from ats.training.start import latest_weights, start_from
 from ats.training.tasks import TASKS, Numbers, Task
 
 MODEL = "model.json"
@@ -152,9 +152,9 @@ def load_model(folder: Path) -> Trained:
         raise ValueError(
             f"run {folder} has no readable {MODEL} ({error!r}); give the --out folder of ats train"
         ) from error
-    weights = sorted(folder.glob("weights_*.safetensors"))
-    if not weights:
+    weights = latest_weights(folder)
+    if weights is None:
         raise ValueError(f"run {folder} has not finished an epoch; go on with ats train --resume")
     model = build(settings, task, reading, pixels)
-    start_from(model, weights[-1])
+    start_from(model, weights)
     return Trained(model.eval(), task, reading)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ats.training.arguments import (
+    PUBLISHED,
     add_training_arguments,
     folder,
     not_negative_int,
@@ -141,7 +142,11 @@ def _tokens(action: argparse.Action, value: Any) -> list[str]:
             return [option]
         negative = [name for name in action.option_strings if name.startswith("--no-")]
         return negative[:1]
-    values = value if isinstance(value, list) else [value]
+    if isinstance(value, list | tuple) and not action.nargs:
+        if action.type is not patch_extents or len(value) != 2:
+            raise ValueError(f"{name_of(action)}={value} must be a single value")
+        value = f"{value[0]}x{value[1]}"
+    values = value if isinstance(value, list | tuple) else [value]
     return [option, *map(str, values)] if action.nargs else [f"{option}={values[0]}"]
 
 
@@ -168,5 +173,7 @@ def template(parser: argparse.ArgumentParser) -> str:
             default = "x".join(map(str, default))
         value = yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
         choices = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
-        lines += [f"# {action.help}{choices}", f"{name_of(action)}: {value}", ""]
+        # What is written down would hold against a recipe.
+        mark = "# " if name_of(action) in PUBLISHED else ""
+        lines += [f"# {action.help}{choices}", f"{mark}{name_of(action)}: {value}", ""]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from ats.cli.data import (
     make_task,
     read_entries,
     reading_of,
+    split_digest,
     write_bad,
     write_split,
 )
@@ -78,34 +79,38 @@ def train_on(
         load_images(part, task, reading, decoded, strict=args.strict) for part in split
     )
     settings = vars(args)
-    finished = folder / f"weights_{args.epochs - 1:03d}.safetensors"
-    if not (args.resume and finished.exists()):
-        pixels = pixel_statistics(train_set)
-        torch.manual_seed(args.seed)
-        model = build(settings, task, reading, pixels)
-        weights = task.class_weights(train_set.targets) if args.class_weights else None
+    pixels = pixel_statistics(train_set)
+    torch.manual_seed(args.seed)
+    model = build(settings, task, reading, pixels)
+    weights = task.class_weights(train_set.targets) if args.class_weights else None
 
-        _say_bad(train_set.bad + test_set.bad, folder)
-        fit(
-            model,
-            train_set,
-            test_set,
-            args,
-            {"n_train": len(train_set), "n_test": len(test_set), "task": task.name},
-            task.names,
-            picture=(test_set[0], test_set.small_view(0)),
-            describe=lambda logits, _: task.say(task.scores(logits[None])[0].tolist()),
-            callbacks=[
-                Begin(
-                    lambda: save_model(folder, settings, task, reading, pixels),
-                    lambda: write_split(folder / "split.csv", split),
-                    lambda: write_bad(folder / "bad_images.csv", train_set.bad + test_set.bad),
-                )
-            ],
-            class_weights=weights,
-            loss=task.loss,
-            error=task.error,
-        )
+    _say_bad(train_set.bad + test_set.bad, folder)
+    fit(
+        model,
+        train_set,
+        test_set,
+        args,
+        {
+            "n_train": len(train_set),
+            "n_test": len(test_set),
+            "task": task.name,
+            # A run that goes on must not be tested on what it was trained on.
+            "split": split_digest(split),
+        },
+        task.names,
+        picture=(test_set[0], test_set.small_view(0)),
+        describe=lambda logits, _: task.say(task.scores(logits[None])[0].tolist()),
+        callbacks=[
+            Begin(
+                lambda: save_model(folder, settings, task, reading, pixels),
+                lambda: write_split(folder / "split.csv", split),
+                lambda: write_bad(folder / "bad_images.csv", train_set.bad + test_set.bad),
+            )
+        ],
+        class_weights=weights,
+        loss=task.loss,
+        error=task.error,
+    )
     trained: Trained = load_model(folder)
     scores = predict_all(trained, test_set)
     write_predictions(folder / "predictions.csv", task, test_set, scores)

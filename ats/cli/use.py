@@ -23,6 +23,7 @@ from ats.datasets.table import find_images
 from ats.files import writable_folder, write_array, write_csv, write_json
 from ats.plots import save_heat_over, save_image
 from ats.training.pictures import for_drawing, patch_boxes
+from ats.training.tasks import Numbers
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -31,6 +32,8 @@ def evaluate(args: argparse.Namespace) -> None:
     trained = load_model(run)
     if args.images or args.labels:
         args.task = trained.task.name
+        if isinstance(trained.task, Numbers):
+            args.label_column = _number_columns(trained.task, args.label_column)
         # Where the table says which images were trained on, they are no test.
         entries = [entry for entry in read_entries(args) if entry.split != "train"]
     else:
@@ -45,6 +48,16 @@ def evaluate(args: argparse.Namespace) -> None:
     _say_bad(images)
     groups = [entries[place].group for place in images.kept]
     print(write_measures(folder, trained.task, scores, images.targets, groups))
+
+
+def _number_columns(task: Numbers, given: list[str]) -> list[str]:
+    """The columns of the numbers, which are those of the training."""
+    if given not in (["label"], task.names):
+        raise ValueError(
+            f"label_column={given}, but the network says {task.names}; leave --label_column out, "
+            "and give the columns these names"
+        )
+    return task.names
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -118,7 +118,16 @@ class ImageFiles(Dataset[Batch]):
             raise ImageError(f"{reader.path} has {len(reader.shape)} spatial dimensions, not 2")
         level = level_for(reader, reading)
         extents = small_extents(reader.shape, reading.small_side)
-        view = self.decoded.small_view(path, extents, lambda: read_small_view(reader, extents))
+        if reader.layout.dtype not in (np.uint8, np.uint16) and reader.layout.dtype.kind != "f":
+            raise ImageError(
+                f"{reader.path} has pixels of type {reader.layout.dtype}, whose range is unknown; "
+                "write it with 8 or 16 bits without a sign, or as numbers in [0, 1]"
+            )
+        view = self.decoded.small_view(
+            path, extents, lambda: read_small_view(reader, extents), axes=reading.axes
+        )
+        if not np.isfinite(view).all():
+            raise ImageError(f"{reader.path} holds pixels that are not finite; replace them")
         view = with_channels(view, reading.channels, reader.path)
         # A view may show a file that is mapped, and must not change with it.
         self._views.append(np.array(view))

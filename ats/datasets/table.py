@@ -70,7 +70,14 @@ def read_table(file: str | os.PathLike[str], images: str, columns: Columns) -> l
             f"{', '.join(missing) or 'a single image'}; name the columns with --path_column, "
             "--label_column, --group_column and --split_column"
         )
-    return [_entry(row, images, columns, f"{file}, line {n}") for n, row in enumerate(rows, 2)]
+    entries: dict[str, Entry] = {}
+    for number, row in enumerate(rows, 2):
+        entry = _entry(row, images, columns, f"{file}, line {number}")
+        # In training and in test it would measure what was learnt by heart.
+        if entry.path in entries:
+            raise ValueError(f"{file}, line {number}: {entry.path} is there twice; leave one out")
+        entries[entry.path] = entry
+    return list(entries.values())
 
 
 def _entry(row: dict[str, str], images: str, columns: Columns, place: str) -> Entry:
@@ -100,7 +107,8 @@ def read_folders(images: str | os.PathLike[str]) -> list[Entry]:
         ValueError: there are not two such folders with images.
     """
     root = Path(images)
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    folders = [path for path in found if path.is_dir() and not path.name.startswith(".")]
     entries = [
         Entry(str(path), (folder.name,)) for folder in folders for path in find_images(folder)
     ]
@@ -113,7 +121,7 @@ def read_folders(images: str | os.PathLike[str]) -> list[Entry]:
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every image below a folder, by what its name ends in, sorted."""
+    """Every image below a folder, by what its name ends in, sorted; links upwards are left out."""
     suffixes = tuple(image_suffixes())
     found: list[Path] = []
     for path in sorted(Path(folder).iterdir()):
@@ -121,7 +129,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
             continue
         if path.name.lower().endswith(suffixes):
             found.append(path)
-        elif path.is_dir():
+        elif path.is_dir() and not path.parent.resolve().is_relative_to(path.resolve()):
             found += find_images(path)
     return found
 
@@ -129,6 +137,6 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
 def classes_of(entries: Sequence[Entry]) -> list[str]:
     """Every class, sorted; numbers by their value."""
     names = {label for entry in entries for label in entry.labels}
-    if all(name.lstrip("-").isdecimal() for name in names):
+    if all(name.removeprefix("-").isdecimal() for name in names):
         return sorted(names, key=int)
     return sorted(names)

@@ -58,7 +58,12 @@ class DecodedFiles:
         return kept
 
     def small_view(
-        self, source: str | os.PathLike[str], extents: Sequence[int], make: Callable[[], Array]
+        self,
+        source: str | os.PathLike[str],
+        extents: Sequence[int],
+        make: Callable[[], Array],
+        *,
+        axes: str | None = None,
     ) -> Array:
         """A small view (C, \\*extents) of an image file, made once and then kept.
 
@@ -67,10 +72,11 @@ class DecodedFiles:
                 change, are made every time.
             extents: of the small view.
             make: makes it.
+            axes: of the array in the file, which are understood in this way.
         """
         if not Path(source).is_file():
             return make()
-        kept = self._kept_as(source, f"small-{'x'.join(map(str, extents))}")
+        kept = self._kept_as(source, f"small-{'x'.join(map(str, extents))}{axes or ''}")
         with contextlib.suppress(OSError, ValueError, EOFError):
             found: Array = np.load(kept, allow_pickle=False)
             return found

@@ -117,8 +117,8 @@ def with_channels(pixels: NDArray[Any], channels: int, path: str) -> NDArray[Any
 
 
 def one_type(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Arrays of one type: as they are, or in [0, 1] where they differ."""
-    if len({array.dtype for array in arrays}) == 1:
+    """Arrays of one type: 8 or 16 bits as they are, others float32, in [0, 1] where they differ."""
+    if len({array.dtype for array in arrays}) == 1 and arrays[0].dtype.kind != "f":
         return arrays
     return [
         array.astype(np.float32) / (np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1)

@@ -206,6 +206,6 @@ def has_random_access(path: str) -> bool:
             rows = page.tilelength if page.is_tiled else page.rowsperstrip
             small = page.is_tiled or rows * page.imagewidth <= _LARGEST_STRIP
             return plain and small and page.bitspersample >= 8 and not page.extrasamples
-    except (OSError, ValueError):
-        # The reader says what is wrong with it.
+    # Damaged data can raise anything; the reader says what is wrong with it.
+    except Exception:
         return True

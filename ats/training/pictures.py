@@ -112,6 +112,6 @@ def patch_boxes(seen: AttentionSamplingOutput, place: int, shape: Tensor) -> Arr
 
 
 def for_drawing(pixels: Tensor) -> Array:
-    """(H, W) or (H, W, 3) in [0, 1] of pixels (C, H, W)."""
+    """(H, W) or (H, W, 3) in [0, 1] of pixels (C, H, W): the first channel, or the first three."""
     array: Array = unit_float(pixels).numpy()
-    return array[0] if array.shape[0] == 1 else array[:3].transpose(1, 2, 0)
+    return array[0] if array.shape[0] < 3 else array[:3].transpose(1, 2, 0)

@@ -100,7 +100,7 @@ def fit(
         **objective,
     )
     draw = module.draw if getattr(args, "read_ahead", False) else None
-    loaders = _loaders(train, test, args, micro, accelerator, draw)
+    loaders = _loaders(train, test, args, micro, accelerator, draw, _first_epoch(checkpoint))
     measures = [name for callback in callbacks for name in getattr(callback, "measures", ())]
     history = History(output, len(train) - len(train) % args.batch_size, measures)
     say = describe or class_and_truth(classes)
@@ -182,6 +182,13 @@ def run_parameters(args: argparse.Namespace, data_parameters: Mapping[str, Any])
     }
 
 
+def _first_epoch(checkpoint: Path | None) -> int:
+    """The epoch that training begins with."""
+    if checkpoint is None:
+        return 0
+    return int(AtomicCheckpointIO().load_checkpoint(checkpoint)["epoch"]) + 1
+
+
 def _loaders(
     train: BatchDataset,
     test: BatchDataset,
@@ -189,6 +196,7 @@ def _loaders(
     micro: int,
     accelerator: str,
     draw: Callable[[Batch], Drawn] | None,
+    first_epoch: int,
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
     """Loaders of this device's share of both sets."""
     place = {"rank": int(os.environ.get("LOCAL_RANK", "0")), "world_size": args.devices}
@@ -197,6 +205,8 @@ def _loaders(
         batches = EpochBatches(
             len(dataset), batch_size=args.batch_size, micro_batch=micro, seed=seed, **place
         )
+        # Worker processes are given the first batches before the trainer says which epoch it is.
+        batches.set_epoch(first_epoch)
         make: Any = DataLoader
         if draw is not None and seed is not None:
             make = partial(AheadLoader, draw=draw)

@@ -5,6 +5,12 @@ from pathlib import Path
 from torch import nn
 
 
+def latest_weights(folder: Path) -> Path | None:
+    """The weights of the last finished epoch of a run, if there is one."""
+    found = folder.glob("weights_*.safetensors")
+    return max(found, key=lambda path: int(path.stem.removeprefix("weights_")), default=None)
+
+
 def start_from(model: nn.Module, path: Path) -> None:
     """Load ``weights_EEE.safetensors`` of another run into a model of the same shape.
 
