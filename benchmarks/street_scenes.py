@@ -79,8 +79,12 @@ COMPOSITES = (
         "--composite_heights 16-90 --epochs 4",
         "--n_patches 3",
     ),
-    Stage("4-both", "--train_on both --composites 1200 --epochs 8 --decrease_lr_at 6"),
-    Stage("5-real", "--epochs 4 --lr 0.0001"),
+    Stage(
+        "4-both",
+        "--train_on both --composites 1200 --epochs 8 --decrease_lr_at 6 --average 0.998",
+        "--n_patches 10",
+    ),
+    Stage("5-real", "--epochs 4 --lr 0.0001 --average 0.99"),
 )
 # Time and memory alone: whole scenes, drawn in the first epoch and trained on in both.
 COST = (Stage("cost", "--train_on composites --composites 40 --epochs 2"),)
