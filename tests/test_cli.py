@@ -26,7 +26,7 @@ from ats.cli.measure import predict_all
 from ats.cli.model import load_model, network
 from ats.cli.settings import parse_settings, template, training_parser
 from ats.datasets.file_images import ImageFiles, Reading
-from ats.datasets.table import Columns, Entry, classes_of, read_folders, read_table
+from ats.datasets.table import Columns, Entry, classes_of, find_images, read_folders, read_table
 from ats.images.decoded import DecodedFiles
 from ats.training.start import latest_weights
 from ats.training.tasks import Classes
@@ -535,3 +535,43 @@ def test_the_latest_weights_are_those_of_the_last_epoch(tmp_path: Path) -> None:
     found = latest_weights(tmp_path)
     assert found is not None
     assert found.name == "weights_1000.safetensors"
+
+
+def test_networks_of_ones_own_that_do_not_fit(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "ownnets.py").write_text(
+        "import torch.nn as nn\n"
+        "number = 3\n"
+        "def wrong(channels): return nn.Sequential(nn.Flatten(), nn.Linear(7, 4))\n"
+        "def right(channels): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    # The folder that the command is given in is searched, as by python itself.
+    monkeypatch.chdir(tmp_path)
+    for name, message in (("number", "not callable"), ("wrong", "cannot take patches")):
+        given = train_arguments(images, tmp_path / name, "--feature", f"ownnets:{name}")
+        assert message in refusal(given, capsys)
+    given = train_arguments(images, tmp_path / "right", "--feature", "ownnets:right")
+    assert main([*given, "--epochs", "1"]) == 0
+
+
+def test_the_output_is_checked_before_images_are_read(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["train", "--images", str(tmp_path / "none"), "--out", str(run)]
+    assert "holds a run already" in refusal(given, capsys)
+
+
+def test_a_zarr_folder_of_any_name_is_an_image(run: Path, tmp_path: Path) -> None:
+    import zarr
+
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 80, 3), np.uint8)
+    zarr.save_array(str(tmp_path / "set" / "image"), pixels)
+    assert [path.name for path in find_images(tmp_path / "set")] == ["image"]
+    for given in (tmp_path / "set" / "image", tmp_path / "set"):
+        out = tmp_path / "predictions.csv"
+        assert main(["predict", str(run), str(given), "--out", str(out)]) == 0
+        assert len(rows(out)) == 1

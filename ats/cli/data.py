@@ -56,6 +56,8 @@ def make_task(args: argparse.Namespace, entries: Sequence[Entry]) -> Task:
     """The task that settings name, for the labels that occur."""
     if args.task != "numbers":
         names = classes_of(entries)
+        if not names:
+            raise ValueError("labels: no image has any; give at least one label")
         if len(names) < 2 and args.task == "classes":
             raise ValueError(f"labels are all {names[0]}; there must be at least two classes")
         joined = [name for name in names if ";" in name]

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,14 +63,18 @@ def network(kind: str, name: str, channels: int) -> nn.Module:
         # Not the weights of a network of the user's own, which may be trained already.
         return glorot_uniform_(_BUILT_IN[kind][name](channels))
     module, _, function = name.partition(":")
+    # As python itself does, but for programs that are installed.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
-        made: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        built: Any = getattr(importlib.import_module(module), function)(channels)
+    # A user's code can raise anything.
+    except Exception as error:
         raise ValueError(
             f"{kind}={name} is neither {', '.join(_BUILT_IN[kind])} nor package.module:function "
-            f"({error}); the function takes the number of channels and returns a module"
+            f"({type(error).__name__}: {error}); the function takes the number of channels and "
+            "returns a module"
         ) from error
-    built = made(channels)
     if not isinstance(built, nn.Module):
         raise ValueError(f"{kind}={name} returned {type(built).__name__} and no torch module")
     return built
@@ -88,7 +93,13 @@ def build(settings: dict[str, Any], task: Task, reading: Reading, pixels: Any) -
     feature = network("feature", settings["feature"], reading.channels)
     feature.eval()
     with torch.no_grad():
-        shape = feature(torch.zeros(1, reading.channels, *patch_size)).shape
+        try:
+            shape = feature(torch.zeros(1, reading.channels, *patch_size)).shape
+        except RuntimeError as error:
+            raise ValueError(
+                f"feature={settings['feature']} cannot take patches of patch_size={patch_size} "
+                f"with {reading.channels} channels ({error})"
+            ) from error
     if len(shape) != 2:
         raise ValueError(
             f"feature={settings['feature']} returns {tuple(shape)} for one patch; it must return "

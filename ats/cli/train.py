@@ -25,6 +25,7 @@ from ats.cli.data import (
 from ats.cli.measure import finite, predict_all, write_measures, write_predictions
 from ats.cli.model import Trained, build, load_model, pixel_statistics, save_model
 from ats.files import write_json
+from ats.training.folder import check_output
 from ats.training.run import fit
 from ats.training.tasks import Task
 
@@ -36,9 +37,12 @@ def train(args: argparse.Namespace) -> None:
         ValueError: settings that do not fit each other or the images.
         ImageError: an image cannot be read and ``strict`` is set.
     """
+    output = Path(_output(args))
+    # Before the images are read, which may take long.
+    check_output(output, resume=args.resume)
     entries = read_entries(args)
     task = make_task(args, entries)
-    result = train_on(divide(entries, task, args), task, args, Path(_output(args)))
+    result = train_on(divide(entries, task, args), task, args, output)
     print(write_measures(Path(args.output), task, *result))
 
 

@@ -21,6 +21,7 @@ from ats.cli.model import Trained, load_model
 from ats.datasets.file_images import ImageFiles
 from ats.datasets.table import find_images
 from ats.files import writable_folder, write_array, write_csv, write_json
+from ats.images.opening import is_zarr
 from ats.plots import save_heat_over, save_image
 from ats.training.pictures import for_drawing, patch_boxes
 from ats.training.tasks import Numbers
@@ -150,7 +151,7 @@ def _images(args: argparse.Namespace, trained: Trained) -> ImageFiles:
     paths = []
     for name in args.image:
         path = Path(name)
-        plain = path.is_dir() and not name.rstrip("/").endswith(".zarr")
+        plain = path.is_dir() and not name.rstrip("/").endswith(".zarr") and not is_zarr(path)
         paths += [str(found) for found in find_images(path)] if plain else [name]
     targets = torch.zeros(len(paths))
     return ImageFiles(paths, targets, trained.reading, decoded=decoded_of(args), strict=args.strict)

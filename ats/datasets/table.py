@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ats.images.opening import image_suffixes
+from ats.images.opening import image_suffixes, is_zarr
 
 
 class Entry(NamedTuple):
@@ -127,7 +127,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     for path in sorted(Path(folder).iterdir()):
         if path.name.startswith("."):
             continue
-        if path.name.lower().endswith(suffixes):
+        if path.name.lower().endswith(suffixes) or is_zarr(path):
             found.append(path)
         elif path.is_dir() and not path.parent.resolve().is_relative_to(path.resolve()):
             found += find_images(path)

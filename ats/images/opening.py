@@ -72,7 +72,7 @@ def open_image(
     if own:
         return _registered[max(own, key=len)](name)
     suffix = Path(lower).suffix
-    if suffix == ".zarr" or _is_zarr(name):
+    if suffix == ".zarr" or is_zarr(name):
         return ZarrReader(name, axes)
     if suffix == ".npy":
         return NumpyReader(name, axes)
@@ -94,7 +94,8 @@ def image_suffixes() -> set[str]:
     return {*_PLAIN, *_SLIDES, *_TIFFS, ".npy", ".zarr", *_registered}
 
 
-def _is_zarr(path: str) -> bool:
+def is_zarr(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a zarr array or group, whatever its name."""
     return any(
         (Path(path) / name).exists() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray")
     )

@@ -33,17 +33,11 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         # The first process has checked and opened the folder before it started this one.
         return output / CHECKPOINT if resume and (output / CHECKPOINT).exists() else None
-    writable_folder(output)
+    check_output(output, resume=resume)
     remove_leftovers_in(output)
     checkpoint = output / CHECKPOINT
     if not checkpoint.exists():
-        _check_free(output)
         return None
-    if not resume:
-        raise ValueError(
-            f"output {output} holds a run already; pass --resume to go on with it, or choose "
-            "another folder"
-        )
     former = _read_parameters(output / "parameters.json")
     epochs = parameters["arguments"]["epochs"]
     if (output / f"weights_{epochs:03d}.safetensors").exists():
@@ -57,6 +51,26 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
             "repeat them, or choose another folder"
         )
     return checkpoint
+
+
+def check_output(output: Path, *, resume: bool) -> None:
+    """Refuse a folder that cannot be written, or holds a run that is not to go on.
+
+    Raises:
+        ValueError: it holds a run and ``resume`` was not asked for, or a data set.
+        OSError: the folder cannot be written.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        # The first process has checked the folder before it started this one.
+        return
+    writable_folder(output)
+    if not (output / CHECKPOINT).exists():
+        _check_free(output)
+    elif not resume:
+        raise ValueError(
+            f"output {output} holds a run already; pass --resume to go on with it, or choose "
+            "another folder"
+        )
 
 
 def _check_free(output: Path) -> None:
