@@ -23,6 +23,7 @@ import numpy as np
 
 from ats.files import write_json
 from ats.training.history import Row, read_history
+from ats.training.start import latest_weights
 
 ROOT = Path(__file__).parent.parent
 SPEED_LIMITS = (str(ROOT / "scripts" / "speed_limits.py"),)
@@ -136,7 +137,7 @@ def train(
             options += (stage.sampling or f"--n_patches {method.n_patches}").split()
         data = [str(args.dataset), str(folder), "--source", "gtsdb", "--limits", LIMITS]
         result = run([script, *own, *data, *options, *extra], folder)
-        start = ["--start", str(max(folder.glob("weights_*.safetensors")))]
+        start = ["--start", str(latest_weights(folder))]
     assert result is not None
     return result
 

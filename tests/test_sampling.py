@@ -289,9 +289,10 @@ def test_runs_hold_all_of_the_attention(
     assert indices[0].flatten()[inside].tolist() == list(range(n_positions))
     torch.testing.assert_close(values.flatten(1)[:, inside], runs.probabilities(), rtol=0, atol=0)
     count = min(n_patches, n_positions)
-    _, _, found = runs.largest(count)
+    where, found = runs.largest(count)
     wanted = runs.probabilities().topk(count, dim=1).values
-    assert torch.equal(found.topk(count, dim=1).values, wanted)
+    assert torch.equal(found, wanted)
+    assert torch.equal(runs.probabilities().gather(1, where), wanted)
 
 
 def test_points_hit_intervals_of_positive_length() -> None:

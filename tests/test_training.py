@@ -97,7 +97,10 @@ def test_a_killed_run_resumes_to_the_same_bits(
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(random.random())
+    # At some moment of the second epoch: a fast machine would do all of them in a second.
+    moment = time.monotonic() + random.random()
+    while time.monotonic() < moment and not (tmp_path / "weights_001.safetensors").exists():
+        time.sleep(0.01)
     (tmp_path / ".curves.0123abcd.tmp.png").touch()
     (tmp_path / ".of-another-program.tmp").touch()
     process.send_signal(signal.SIGKILL)

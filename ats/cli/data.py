@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Sp
         train, test = split_of(entries)
     else:
         part, folds = _fraction(args.test_share)
-        parts = list(divisions(entries, task, folds, args.seed))[:part]
+        parts = islice(divisions(entries, task, folds, args.seed), part)
         test = [entry for _, own in parts for entry in own]
         chosen = {entry.path for entry in test}
         train = [entry for entry in entries if entry.path not in chosen]

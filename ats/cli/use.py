@@ -151,7 +151,7 @@ def _images(args: argparse.Namespace, trained: Trained) -> ImageFiles:
     paths = []
     for name in args.image:
         path = Path(name)
-        plain = path.is_dir() and not name.rstrip("/").endswith(".zarr") and not is_zarr(path)
+        plain = path.is_dir() and not is_zarr(name)
         paths += [str(found) for found in find_images(path)] if plain else [name]
     targets = torch.zeros(len(paths))
     return ImageFiles(paths, targets, trained.reading, decoded=decoded_of(args), strict=args.strict)

@@ -72,7 +72,7 @@ def open_image(
     if own:
         return _registered[max(own, key=len)](name)
     suffix = Path(lower).suffix
-    if suffix == ".zarr" or is_zarr(name):
+    if is_zarr(name):
         return ZarrReader(name, axes)
     if suffix == ".npy":
         return NumpyReader(name, axes)
@@ -95,8 +95,8 @@ def image_suffixes() -> set[str]:
 
 
 def is_zarr(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a zarr array or group, whatever its name."""
-    return any(
+    """Whether a folder or address holds a zarr array or group: by its name, or what is in it."""
+    return os.fspath(path).lower().rstrip("/").endswith(".zarr") or any(
         (Path(path) / name).exists() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray")
     )
 

@@ -6,7 +6,7 @@ from typing import final
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
-from ats.sampling.runs import Runs, hit
+from ats.sampling.runs import Runs, hit, hit_within
 
 
 @final
@@ -27,7 +27,5 @@ class Replacement(Design):
         mass = runs.mass()
         points = uniform(mass, n_patches, generator) * mass.sum(1, keepdim=True)
         run, share = hit(mass, points)
-        indices, values = runs.look(run, runs.lanes())
-        lane, _ = hit(values, share.unsqueeze(2) * values.sum(2, keepdim=True))
-        drawn = values.gather(2, lane).squeeze(2)
-        return indices.gather(2, lane).squeeze(2), 1 / (n_patches * drawn)
+        indices, drawn = hit_within(*runs.look(run, runs.lanes()), share)
+        return indices, 1 / (n_patches * drawn)

@@ -71,22 +71,19 @@ class Runs:
         values = self.rows.gather(1, indices.flatten(1)).reshape(indices.shape)
         return indices, values.double().clamp_min(TINY) * inside
 
-    def largest(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the largest attention is.
+    def largest(self, count: int) -> tuple[Tensor, Tensor]:
+        """Where the largest attention is: indices, and attention float64, (B, count) descending.
 
         The largest of a map lie in the runs with the largest maxima.
 
         Args:
             count: of positions, at most K.
-
-        Returns:
-            Those runs (B, M), their positions and attention (B, M * L), of which (B, M * L) all but
-            the largest ``count`` are padding or small.
         """
         peaks = torch.cat([part.amax(-1) for part in self._parts()], 2).flatten(1)
         runs = peaks.topk(min(count, self.n_runs), dim=1).indices
         indices, values = self.look(runs, self.lanes())
-        return runs, indices.flatten(1), values.flatten(1)
+        top, where = values.flatten(1).topk(count, dim=1)
+        return indices.flatten(1).gather(1, where), top
 
     def lanes(self) -> Tensor:
         """0 to L - 1."""
@@ -124,3 +121,18 @@ def hit(mass: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     length = mass.gather(-1, found)
     share = (points - (ends.gather(-1, found) - length)) / length
     return found, share.clamp(0.0, 1.0)
+
+
+def hit_within(indices: Tensor, mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The position of each run that lies at a share of the run's mass.
+
+    Args:
+        indices: (B, M, P) positions, see :meth:`Runs.look`.
+        mass: (B, M, P) float64 of each, not negative, of positive sums.
+        share: (B, M) in [0, 1], see :func:`hit`.
+
+    Returns:
+        Indices (B, M) of positions of positive mass, and their mass (B, M).
+    """
+    lane, _ = hit(mass, share.unsqueeze(2) * mass.sum(2, keepdim=True))
+    return indices.gather(2, lane).squeeze(2), mass.gather(2, lane).squeeze(2)

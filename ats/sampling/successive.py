@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
-from ats.sampling.runs import TINY, Runs, hit
+from ats.sampling.runs import TINY, Runs, hit, hit_within
 
 
 class Drawn(NamedTuple):
@@ -37,14 +37,14 @@ def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
     attention: list[Tensor] = []
     for point in noise.unbind(1):
         run, share = hit(mass, point.unsqueeze(1) * mass.sum(1, keepdim=True))
-        indices, values = (part.squeeze(1) for part in runs.look(run, runs.lanes()))
+        indices, values = runs.look(run, runs.lanes())
         for earlier in found:
-            values = values.masked_fill(indices == earlier, 0.0)
-        lane, _ = hit(values, share * values.sum(1, keepdim=True))
-        found.append(indices.gather(1, lane))
-        attention.append(values.gather(1, lane))
+            values = values.masked_fill(indices == earlier.unsqueeze(2), 0.0)
+        index, drawn = hit_within(indices, values, share)
+        found.append(index)
+        attention.append(drawn)
         # What is left in the run is summed anew: a difference would cancel.
-        left = values.scatter(1, lane, 0.0).sum(1, keepdim=True)
+        left = values.masked_fill(indices == index.unsqueeze(2), 0.0).sum(2)
         mass = mass.scatter(1, run, left)
     return Drawn(torch.cat(found, 1), torch.cat(attention, 1), mass.sum(1, keepdim=True))
 

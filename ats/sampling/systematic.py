@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
-from ats.sampling.runs import TINY, Runs, hit
+from ats.sampling.runs import TINY, Runs, hit, hit_within
 
 
 @final
@@ -129,9 +129,8 @@ def walk(runs: Runs, start: Tensor, mask: Tensor, n_patches: int) -> tuple[Tenso
     lanes = (mask % places ^ torch.arange(places, device=mask.device)).unsqueeze(1)
     indices, attention = runs.look(hit_runs, lanes)
     included = inclusion.of(attention)
-    lane, _ = hit(included, share.unsqueeze(2) * included.sum(2, keepdim=True))
-    ratio = 1 / included.gather(2, lane).squeeze(2)
-    return indices.gather(2, lane).squeeze(2), ratio
+    indices, chance = hit_within(indices, included, share)
+    return indices, 1 / chance
 
 
 def mask_size(runs: Runs) -> int:

@@ -20,9 +20,8 @@ class Top(Design):
 
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Take the largest; all have the ratio 1 / sum of their attention."""
-        _, indices, values = runs.largest(n_patches)
-        top, where = values.topk(n_patches, dim=1)
-        return indices.gather(1, where), torch.ones_like(top) / top.sum(1, keepdim=True)
+        indices, top = runs.largest(n_patches)
+        return indices, torch.ones_like(top) / top.sum(1, keepdim=True)
 
 
 @final
