@@ -14,9 +14,19 @@ MEBIBYTE = 2**20
 
 
 def alternate(
-    functions: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu"
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str = "cpu",
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each call of some functions, called in turns, after two rounds to warm up."""
+    """Seconds of each call of some functions, called in turns, after two rounds to warm up.
+
+    Args:
+        functions: to call.
+        rounds: that count.
+        device: to wait for.
+        before: called before each of them, outside of its time.
+    """
     import torch
 
     def wait() -> None:
@@ -27,12 +37,18 @@ def alternate(
     for number in range(rounds + 2):
         # Every other round backwards, so that a steady drift favours none.
         for name in list(functions)[:: -1 if number % 2 else 1]:
+            before()
             wait()
             start = time.perf_counter()
             functions[name]()
             wait()
             seconds[name].append(time.perf_counter() - start)
     return {name: values[2:] for name, values in seconds.items()}
+
+
+def median_ratio(first: Sequence[float], second: Sequence[float]) -> float:
+    """Of the first to the second, round by round: what both suffer from drops out."""
+    return statistics.median(own / other for own, other in zip(first, second, strict=True))
 
 
 def report_ratios(
@@ -50,7 +66,7 @@ def report_ratios(
     print(f"| | {names[0]} | {names[1]} | ratio | at most |\n|---|--:|--:|--:|--:|")
     broken = []
     for label, first, second in rows:
-        ratio = statistics.median(own / other for own, other in zip(second, first, strict=True))
+        ratio = median_ratio(second, first)
         own, other = (1e3 * statistics.median(values) for values in (first, second))
         print(f"| {label} | {own:.2f} ms | {other:.2f} ms | {ratio:.2f} | {wanted:g} |")
         if ratio > wanted:

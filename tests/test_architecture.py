@@ -20,6 +20,7 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     **{part: (set(), TORCH) for part in MATHEMATICS},
     "files": (set(), NUMPY),
     "threads": (set(), set()),
+    "memory": (set(), set()),
     "images": ({"patches", "files", "threads"}, None),
     "ahead": ({"threads"}, TORCH),
     "nn": ({"sampling", "geometry", "images", "prior", "ahead"}, TORCH),

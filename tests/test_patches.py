@@ -75,6 +75,15 @@ def test_gradient_to_the_image(shape: tuple[int, ...], size: tuple[int, ...]) ->
     assert torch.autograd.gradcheck(lambda x: ats.extract_patches(x, offsets, size), image)
 
 
+@pytest.mark.parametrize("size", [(3, 4), (9, 2), (1, 1)])
+def test_views_of_a_tensor(size: tuple[int, int]) -> None:
+    """Whatever their strides: transposed, cut out, and one image for all."""
+    image = torch.arange(7 * 11 * 3).reshape(7, 11, 3).permute(2, 1, 0)
+    image = image[None, :, 1:].expand(3, -1, -1, -1)
+    offsets = torch.randint(-4, 11, (3, 40, 2))
+    assert torch.equal(ats.extract_patches(image, offsets, size), slowly(image, offsets, size))
+
+
 def test_nan_at_the_border_stays_there() -> None:
     image = torch.full((1, 1, 3, 3), torch.nan)
     offsets = torch.tensor([[[-2, -2]]])

@@ -363,3 +363,27 @@ def test_generators_depend_on_seed_epoch_and_image() -> None:
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]
     assert len({first(*key) for key in keys}) == len(keys)
     assert first(3, 4, 5) == first(3, 4, 5)
+
+
+def test_commands_ask_for_huge_pages(tmp_path: Path) -> None:
+    """Linux marks memory of which it was asked ("hg" among the flags of its mapping)."""
+    if not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists():
+        pytest.skip("not Linux, or without huge pages")
+    code = (
+        "from ats.training.report import run_script\n"
+        "import torch\n"
+        "def train():\n"
+        "    kept = torch.ones(2**25)\n"
+        "    flags = [line for line in open('/proc/self/smaps') if line.startswith('VmFlags')]\n"
+        "    print(any('hg' in line.split() for line in flags))\n"
+        "    return {}\n"
+        "run_script('test', train)\n"
+    )
+    name = "THP_MEM_ALLOC_ENABLE"
+    unset = {key: value for key, value in os.environ.items() if key != name}
+    for setting, wanted in (({}, "True"), ({name: "0"}, "False")):
+        environment = {**unset, **setting}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == wanted, done.stderr

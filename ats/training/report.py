@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ats.memory import use_huge_pages
+
 
 def print_parameters(parameters: Mapping[str, Any]) -> None:
     """Print what a data set was made with, a line each."""
@@ -41,6 +43,7 @@ def run_script(name: str, train: Callable[[], Mapping[str, float]]) -> None:
             print(f"Test loss: {last['test_loss']:.4f}")
             print(f"Test error: {last['test_error']:.4f}")
 
+    use_huge_pages()
     stopped = "the same command with --resume goes on after the last finished epoch"
     status = exit_status(act, name=name, stopped=stopped)
     if status:
