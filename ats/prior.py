@@ -28,6 +28,8 @@ def local_contrast(x_low: Tensor, window: int = 5) -> Tensor:
     x = x - x.mean(tuple(range(2, x.dim())), keepdim=True)
     squares, means = _box_mean(torch.stack([x.square(), x]), window)
     variance = (squares - means.square()).clamp_min(0).mean(1)
+    if not variance.requires_grad:
+        return torch.sqrt(variance)
     # The square root has no derivative at 0, and its limit would make every gradient infinite.
     flat = variance <= 0
     contrast: Tensor = variance.masked_fill(flat, 1).sqrt().masked_fill(flat, 0)
@@ -42,15 +44,15 @@ def _box_mean(x: Tensor, window: int) -> Tensor:
     """
     half = window // 2
     for axis in range(3, x.dim()):
-        after = x.dim() - 1 - axis
         extent = x.shape[axis]
-        padded = F.pad(x, [0, 0] * after + [half, half])
         total = torch.zeros_like(x)
-        for shift in range(window):
-            total += padded.narrow(axis, shift, extent)
+        for shift in range(-half, half + 1):
+            length = max(extent - abs(shift), 0)
+            target = total.narrow(axis, min(max(-shift, 0), extent), length)
+            target += x.narrow(axis, min(max(shift, 0), extent), length)
         place = torch.arange(extent, device=x.device)
         inside = (place + half).clamp_max(extent - 1) - (place - half).clamp_min(0) + 1
-        x = total.div_(inside.to(x.dtype).reshape(-1, *[1] * after))
+        x = total.div_(inside.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1 - axis)))
     return x
 
 

@@ -31,6 +31,7 @@ from turns import MEBIBYTE, Memory, Step, Worker, resident_bytes, serve, take_tu
 
 from ats import SparseImages
 from ats.datasets.batch import Batch
+from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
 from ats.training.batches import default_micro_batch
 from ats.training.build import make_optimizer
@@ -115,7 +116,13 @@ class Training:
         batch_size: images of a step.
         micro_batch: images at a time; by default what training takes.
         device: ``cpu`` or ``cuda``.
+
+    Attributes:
+        batches: micro-batches of a step.
+        loss: of the last step, their mean.
     """
+
+    loss: float
 
     def __init__(
         self, side: int, *, batch_size: int, micro_batch: int | None = None, device: str = "cpu"
@@ -150,15 +157,18 @@ class Training:
         self._wait()
         start, cpu_start = time.perf_counter(), time.process_time()
         self.optimizer.zero_grad()
+        losses = []
         for number, batch in enumerate(self.batches):
             with warnings.catch_warnings():
                 # There is no Lightning trainer here whose log the module could write to.
                 warnings.simplefilter("ignore")
                 loss = self.module.training_step(self._moved(batch), number)
             (loss / len(self.batches)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clipnorm)
         self.optimizer.step()
         self._wait()
+        self.loss = float(torch.stack(losses).mean())
         return Step(time.perf_counter() - start, time.process_time() - cpu_start)
 
     def memory(self) -> Memory:
@@ -181,6 +191,7 @@ class Training:
 
 def work(args: argparse.Namespace) -> None:
     """Answer for what standard input asks, line by line."""
+    keep_freed_memory()
     (side,) = args.sides
     training = Training(
         side, batch_size=args.batch_size, micro_batch=args.micro_batch, device=args.device
@@ -288,7 +299,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--sides", type=positive_int, nargs="+", default=[1500, 15000], help="pixels")
+    add(
+        "--sides",
+        type=positive_int,
+        nargs="+",
+        default=[1500, 15000, 150_000, 1_500_000],
+        help="pixels",
+    )
     add("--batch_size", type=positive_int, default=128, help="images of a step")
     add("--micro_batch", type=positive_int, help="images at a time (default: that of training)")
     add("--rounds", type=positive_int, default=7, help="counted steps of a side, after one to warm")

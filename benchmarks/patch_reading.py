@@ -12,10 +12,8 @@ touch of fresh memory takes the system several times as long as any of the copie
 """
 
 import argparse
-import ctypes
 import itertools
 import statistics
-import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +22,7 @@ from torch import Tensor
 from turns import MEBIBYTE, alternate, median_ratio
 
 from ats import extract_patches
+from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
 
 
@@ -66,17 +65,6 @@ def by_indexing(image: Tensor, offsets: Tensor, extent: int) -> Tensor:
     return image[number, :, rows[..., :, None], columns[..., None, :]]
 
 
-def keep_memory() -> None:
-    """Let the C library keep all memory that is freed, where it can be told to."""
-    if not sys.platform.startswith("linux"):
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        trim_threshold, mmap_max = -1, -4
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(mmap_max, 0)
-
-
 def measure(case: Case, dtype: torch.dtype, device: str, rounds: int, label: str) -> Found:
     """Read, copy and index in turns."""
     generator = torch.Generator().manual_seed(0)
@@ -111,7 +99,7 @@ def measure(case: Case, dtype: torch.dtype, device: str, rounds: int, label: str
 
 def on_cpu(rounds: int) -> tuple[list[Found], list[str]]:
     """Each type, with one thread and with two."""
-    keep_memory()
+    keep_freed_memory()
     rows, broken = [], []
     for threads in (1, 2):
         torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from turns import alternate, report_ratios
 
 from ats import AttentionSampling, AttentionSamplingOutput
 from ats.datasets.batch import Batch
-from ats.memory import use_huge_pages
+from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
 from ats.training.batches import default_micro_batch, image_generators
 
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--threads", type=positive_int, help="of torch (default: its own)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     args = parser.parse_args(arguments)
-    use_huge_pages()
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     rows = []

@@ -14,7 +14,7 @@ from ats.cli.settings import (
     training_parser,
 )
 from ats.files import atomic_path
-from ats.memory import use_huge_pages
+from ats.memory import keep_freed_memory
 from ats.training.arguments import patch_extents, positive_int
 from ats.training.report import exit_status
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in _COMMANDS:
         print(f"ats: error: {name!r} is no command\n\n{USAGE}", file=sys.stderr)
         return 2
-    use_huge_pages()
+    keep_freed_memory()
     return exit_status(
         lambda: _COMMANDS[name](rest),
         name=f"ats {name}",

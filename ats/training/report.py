@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ats.memory import use_huge_pages
+from ats.memory import keep_freed_memory
 
 
 def print_parameters(parameters: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ def run_script(name: str, train: Callable[[], Mapping[str, float]]) -> None:
             print(f"Test loss: {last['test_loss']:.4f}")
             print(f"Test error: {last['test_error']:.4f}")
 
-    use_huge_pages()
+    keep_freed_memory()
     stopped = "the same command with --resume goes on after the last finished epoch"
     status = exit_status(act, name=name, stopped=stopped)
     if status:
