@@ -114,7 +114,7 @@ def _extents(name: str, shape: Shape, batch: int, dim: int, like: Tensor) -> Ten
             raise ValueError(
                 f"{name} has shape {tuple(shape.shape)}, expected ({dim},) or ({batch}, {dim})"
             )
-        return shape.to(like.device, torch.float32).reshape(-1, 1, dim)
+        return shape.to(like.device, torch.float32, non_blocking=True).reshape(-1, 1, dim)
     if len(shape) != dim:
         raise ValueError(
             f"{name}={tuple(shape)} must have one extent for each of the {dim} dimensions of the "
@@ -122,4 +122,5 @@ def _extents(name: str, shape: Shape, batch: int, dim: int, like: Tensor) -> Ten
         )
     if min(shape) < 1:
         raise ValueError(f"{name}={tuple(shape)} must be positive in every dimension")
-    return torch.tensor(list(shape), dtype=torch.float32, device=like.device).reshape(1, 1, dim)
+    extents = torch.tensor(list(shape), dtype=torch.float32)
+    return extents.to(like.device, non_blocking=True).reshape(1, 1, dim)

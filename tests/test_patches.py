@@ -126,22 +126,35 @@ def test_sparse_images_larger_than_any_memory() -> None:
     assert patches[1].tolist() == [[0, 7], [0, 0], [0, 0]]
 
 
-def test_gradient_to_the_non_zeros() -> None:
+@pytest.mark.parametrize("read", ["_by_line", "_by_pixel"])
+def test_gradient_to_the_non_zeros(read: str) -> None:
     values = torch.rand(4, dtype=torch.float64, requires_grad=True)
     images = ats.SparseImages(
         torch.tensor([1, 8, 3, 20]), values, torch.tensor([0, 2, 4]), (1, 4, 6)
     )
     offsets = torch.tensor([[[-1, 0], [0, 1]], [[0, 2], [3, 1]]])
-    (gradient,) = torch.autograd.grad(images.patches(offsets, (3, 2)).sum(), values)
+    (gradient,) = torch.autograd.grad(getattr(images, read)(offsets, (3, 2)).sum(), values)
     # How many of the two patches each non-zero lies in.
     assert gradient.tolist() == [2, 1, 1, 1]
 
 
 def test_an_image_without_any_non_zero() -> None:
     images = ats.SparseImages.from_dense(torch.zeros(2, 1, 5, 7))
-    assert torch.equal(
-        images.patches(torch.zeros(2, 3, 2).long(), (2, 2)), torch.zeros(2, 3, 1, 2, 2)
-    )
+    offsets = torch.zeros(2, 3, 2).long()
+    assert torch.equal(images.patches(offsets, (2, 2)), torch.zeros(2, 3, 1, 2, 2))
+    assert not images._by_pixel(offsets, (2, 2)).any()
+
+
+@pytest.mark.parametrize(("shape", "size"), CASES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_non_zeros_are_read_on_a_gpu_as_on_a_cpu(
+    shape: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    pixels, offsets = make(shape, 2, dtype)
+    images = ats.SparseImages.from_dense(pixels)
+    got = images._by_pixel(offsets, size).reshape(-1)
+    wanted = ats.extract_patches(pixels, offsets, size).reshape(-1)
+    assert torch.equal(as_signed(got), as_signed(wanted))
 
 
 IMAGE = torch.zeros(2, 1, 5, 7)

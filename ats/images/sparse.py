@@ -86,27 +86,50 @@ class SparseImages:
         return self._map(Tensor.pin_memory)
 
     def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
-        """Patches (B, N, C, \\*size) on the images' device, of the values' dtype.
-
-        Each line of a patch is a range of flat indices, found by bisection among the non-zeros.
-        """
+        """Patches (B, N, C, \\*size) on the images' device, of the values' dtype."""
         extents = check_patch_request(offsets, size, batch=len(self), dim=len(self.shape) - 1)
-        first, begin, end = self._lines(offsets.to(self.values.device), extents)
-        keys = self._image_of_each() * math.prod(self.shape) + self.indices
+        # How many non-zeros there are in the patches is known on a CPU at once, on a GPU only after
+        # waiting for it.
+        read = self._by_line if self.values.device.type == "cpu" else self._by_pixel
+        out = read(offsets.to(self.values.device), extents)
+        out = out.reshape(*offsets.shape[:2], self.channels, *extents)
+        return with_bits_as(out, self.values.dtype)
+
+    def _by_line(self, offsets: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Pixels of all lines of all patches.
+
+        Each line is a range of keys, found by bisection among those of the non-zeros.
+        """
+        first, begin, end = self._lines(offsets, size)
+        keys = self._keys()
         low, high = torch.searchsorted(keys, torch.stack([begin, end]))
         count = (high - low).clamp_min(0)
         line = torch.repeat_interleave(count)
         before = count.cumsum(0) - count
         source = torch.arange(line.shape[0], device=line.device) + (low - before)[line]
         values = as_signed(self.values)
-        out = values.new_zeros(first.shape[0] * extents[-1])
-        out[line * extents[-1] + keys[source] - first[line]] = values[source]
-        out = out.reshape(*offsets.shape[:2], self.channels, *extents)
-        return with_bits_as(out, self.values.dtype)
+        out = values.new_zeros(first.shape[0] * size[-1])
+        out[line * size[-1] + keys[source] - first[line]] = values[source]
+        return out
+
+    def _by_pixel(self, offsets: Tensor, size: tuple[int, ...]) -> Tensor:
+        """The same by bisection for each pixel: more work, all of known size."""
+        first, begin, end = (keys.unsqueeze(1) for keys in self._lines(offsets, size))
+        pixel = first + torch.arange(size[-1], device=first.device)
+        # One that is nobody's, so that there always is a next one.
+        keys = torch.nn.functional.pad(self._keys(), (0, 1), value=-1)
+        values = torch.nn.functional.pad(as_signed(self.values), (0, 1))
+        place = torch.searchsorted(keys[:-1], pixel)
+        there = (keys[place] == pixel) & (pixel >= begin) & (pixel < end)
+        return values[place].masked_fill(~there, 0)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "SparseImages":
         indices, values, indptr = map(function, (self.indices, self.values, self.indptr))
         return SparseImages(indices, values, indptr, self.shape)
+
+    def _keys(self) -> Tensor:
+        """Keys (nnz) of the non-zeros, ascending, see :meth:`_lines`."""
+        return self._image_of_each() * math.prod(self.shape) + self.indices
 
     def _image_of_each(self) -> Tensor:
         """Image that each non-zero belongs to, (nnz) int64."""

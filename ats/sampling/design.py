@@ -98,7 +98,7 @@ def uniform(rows: Tensor, columns: int, generator: Generators) -> Tensor:
         return torch.rand(shape, dtype=torch.float64, device=rows.device)
     if isinstance(generator, Generator):
         noise = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
-        return noise.to(rows.device)
+        return noise.to(rows.device, non_blocking=True)
     if len(generator) != shape[0]:
         raise ValueError(
             f"generator has {len(generator)} generators for a batch of {shape[0]} images; "
@@ -107,4 +107,4 @@ def uniform(rows: Tensor, columns: int, generator: Generators) -> Tensor:
     noise = torch.stack(
         [torch.rand(columns, dtype=torch.float64, device=g.device, generator=g) for g in generator]
     )
-    return noise.to(rows.device)
+    return noise.to(rows.device, non_blocking=True)

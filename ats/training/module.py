@@ -110,6 +110,13 @@ class TrainingModule(lightning.LightningModule):
             x_low, x_high, generator=generators, content_shape=batch.content_shape
         )
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """All of it but the numbers of the images, which are read on the host in every step."""
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(index=batch.index)
+
     def _inputs(self, batch: Batch) -> tuple[Tensor, Images | Tensor, list[torch.Generator]]:
         """Small views and images, changed in training, and what the positions are drawn with."""
         generators = image_generators(self.seed, self.current_epoch, batch.index.tolist())
