@@ -74,8 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--batch_size", type=positive_int, default=8, help="images of a step")
-    add("--n_batches", type=positive_int, default=8, help="different batches")
-    add("--rounds", type=positive_int, default=200, help="steps that count")
+    add("--n_batches", type=positive_int, default=40, help="different batches")
+    add("--rounds", type=positive_int, default=158, help="steps that count")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     args = parser.parse_args(arguments)
     keep_freed_memory()
