@@ -2,9 +2,9 @@
 """A training step on images in files does not depend on their size, up to 10^6 x 10^6 pixels.
 
 The images are made by ``scripts/make_pyramid.py``, as TIFF and as OME-Zarr, where they are missing;
-``formula`` is one of which no pixel exists until it is asked for. Each step opens nothing ahead: it
-reads the small view from a coarse level, 10 patches of 256x256 from the finest, and trains the
-networks that ``ats train`` has by default on them.
+``formula`` is one of which no pixel exists until it is asked for. The small view
+is read once, from a coarse level, as ``ats train`` does it; each step reads 10 patches of 256x256
+from the finest, and trains the networks that ``ats train`` has by default on them.
 
 Each image has a process of its own; they take turns. What it asserts: the peak of every process
 stays below 1 GB, and time and memory are those of the first side of the same kind within 10 %.
@@ -27,6 +27,7 @@ from turns import MEBIBYTE, Memory, Step, Worker, resident_bytes, serve, take_tu
 from ats import AttentionSampling, Classifier, FileImages, local_contrast, open_image
 from ats.datasets.pyramids import Tissue, factors, write_pyramid
 from ats.images import Layout, Reader, read_small_view, small_extents
+from ats.memory import keep_freed_memory
 from ats.networks import small_attention, small_features
 from ats.nn import unit_float
 
@@ -75,6 +76,9 @@ class Training:
     def __init__(self, path: str) -> None:
         self.reader = FormulaReader(path) if path.endswith("formula") else open_image(path)
         self.imported = resident_bytes("VmRSS")
+        # Once, as ``ats train`` does it, and not in every step.
+        view = read_small_view(self.reader, small_extents(self.reader.shape, SMALL_SIDE))
+        self.x_low = unit_float(torch.from_numpy(view)[None])
         torch.manual_seed(0)
         sampling = AttentionSampling(
             small_attention(),
@@ -87,11 +91,9 @@ class Training:
         self.optimizer = torch.optim.Adam(self.model.parameters())
 
     def step(self) -> Step:
-        """One step, reading included."""
+        """One step, reading patches included."""
         start, cpu_start = time.perf_counter(), time.process_time()
-        view = read_small_view(self.reader, small_extents(self.reader.shape, SMALL_SIDE))
-        x_low = unit_float(torch.from_numpy(view)[None])
-        logits, _ = self.model(x_low, FileImages([self.reader]))
+        logits, _ = self.model(self.x_low, FileImages([self.reader]))
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor([1]))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -194,6 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print and check."""
     args = parse(arguments)
     if args.worker:
+        keep_freed_memory()
         training = Training(args.worker)
         serve(training.step, training.memory)
         return

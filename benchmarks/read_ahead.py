@@ -27,6 +27,7 @@ from torch import Tensor
 import ats
 from ats.datasets.pyramids import Tissue, write_pyramid
 from ats.images import FileImages, Images, Layout, Reader, read_small_view, small_extents
+from ats.memory import keep_freed_memory
 from ats.networks import residual_features, small_attention
 from ats.nn import unit_float
 
@@ -130,10 +131,11 @@ def main(arguments: list[str] | None = None) -> None:
     add("--side", type=int, default=100_000, help="pixels of it")
     add("--wait", type=float, default=0.05, help="seconds before every patch")
     add("--n_patches", type=int, default=16, help="patches of a step")
-    add("--patch", type=int, default=80, help="rows and columns of a patch")
+    add("--patch", type=int, default=128, help="rows and columns of a patch")
     add("--steps", type=int, default=20, help="of a round")
     add("--rounds", type=int, default=5, help="of which the medians are taken")
     args = parser.parse_args(arguments)
+    keep_freed_memory()
     if not args.image.exists():
         args.image.parent.mkdir(parents=True, exist_ok=True)
         write_pyramid(args.image, Tissue((args.side, args.side)), kind="tiff")
