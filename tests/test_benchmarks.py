@@ -1,5 +1,6 @@
 """The benchmarks run and find what they look for, on settings that take seconds."""
 
+import contextlib
 import math
 import sys
 
@@ -200,3 +201,43 @@ def test_slow_reading_is_measured_beside_memory(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "| from memory |" in said
     assert "| slow, read ahead |" in said
+
+
+@linux
+@pytest.mark.parametrize(
+    ("name", "options", "row"),
+    [
+        (
+            "drawing",
+            ["--batch_size", "2", "--side", "9", "--rounds", "1"],
+            "| des-raj, peaked maps",
+        ),
+        ("precision", ["--batch_size", "2", "--n_batches", "2", "--rounds", "2"], "| bfloat16 |"),
+        ("step_overhead", ["--batch_sizes", "2", "--rounds", "1"], "| batch of 2 |"),
+        ("training_loop", ["--n_train", "8", "--batch_size", "4", "--epochs", "1"], " | 0.95 |"),
+    ],
+)
+def test_a_claim_is_measured_and_printed(name, options, row, capsys, monkeypatch):
+    """That it holds is asserted by the benchmark, on a quiet machine."""
+    benchmark = load(f"benchmarks/{name}.py")
+    # Not for the tests after this one.
+    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: None, raising=False)
+    with contextlib.suppress(AssertionError):
+        benchmark.main(options)
+    assert row in capsys.readouterr().out
+
+
+def test_patches_are_read_copied_and_indexed():
+    reading = load("benchmarks/patch_reading.py")
+    case = reading.Case((2, 3, 40, 50), 4, 16)
+    found = reading.measure(case, torch.uint8, "cpu", 1, "small")
+    assert found.label == "small"
+    assert min(found.seconds, found.copy_ratio, found.indexing_ratio) > 0
+
+
+def test_both_steps_reach_both_networks():
+    steps = load("benchmarks/step_overhead.py").Steps(1500, 2, "cpu")
+    for step in (steps.networks_alone, steps.with_sampling):
+        step()
+        gradients = [parameter.grad for parameter in steps.sampling.parameters()]
+        assert all(gradient is not None and gradient.any() for gradient in gradients[:-1])
