@@ -241,7 +241,6 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
             ],
             class_weights=balanced_weights(data.targets, classes),
             attention_decay=1e-5,
-            learning_rate_factor=lambda epoch: 0.1 if epoch >= args.decrease_lr_at else 1.0,
             augment=RandomChange(pan=largest_pan(args.composite_size or test.high_shape)),
         )
 

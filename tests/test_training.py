@@ -25,7 +25,8 @@ from ats.training.checkpoint import AtomicCheckpointIO
 from ats.training.folder import open_run
 from ats.training.history import COLUMNS
 
-SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8")
+# The learning rate rises from step to step, so that one that was not taken up again would show.
+SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8", "--warmup", "6")
 EPOCHS = 4
 
 

@@ -16,6 +16,18 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--optimizer", choices=("sgd", "adam"), default="adam", help="optimizer")
     add("--lr", type=positive_float, default=0.001, help="learning rate")
+    add(
+        "--schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="learning rate over the run: as it is, or down to nothing along half a cosine",
+    )
+    add(
+        "--warmup",
+        type=not_negative_float,
+        default=0.0,
+        help="epochs, or a part of one, over which the learning rate rises from nothing",
+    )
     add("--momentum", type=not_negative_float, default=0.9, help="momentum of sgd")
     add("--clipnorm", type=positive_float, default=1.0, help="bound on the global gradient norm")
     add(

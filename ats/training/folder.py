@@ -9,7 +9,8 @@ from typing import Any
 from ats.files import remove_leftovers_in, writable_folder
 from ats.training.checkpoint import CHECKPOINT
 
-# May differ when a run goes on: they change how it runs, not what comes out.
+# May differ when a run goes on: they change how it runs, not what comes out. The number of epochs
+# does where the learning rate follows it.
 FREE = {
     "epochs",
     "workers",
@@ -106,11 +107,12 @@ def _read_parameters(path: Path) -> Mapping[str, Any]:
 def _differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What changed that changes the result."""
     found = []
+    free = FREE - {"epochs"} if now["arguments"].get("schedule") == "cosine" else FREE
     for part in ("arguments", "data"):
         old, new = former.get(part, {}), json.loads(json.dumps(now[part]))
         found += [
             f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
             for name in sorted(old.keys() | new.keys())
-            if name not in FREE and old.get(name) != new.get(name)
+            if name not in free and old.get(name) != new.get(name)
         ]
     return found

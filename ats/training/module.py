@@ -40,7 +40,8 @@ class TrainingModule(lightning.LightningModule):
             of weighted terms, not divided by the weights of a batch, so that it does not depend on
             how a batch is cut up.
         attention_decay: factor of the sum of squares of the attention network's kernels.
-        learning_rate_factor: of an epoch, on the optimizer's learning rate.
+        learning_rate_factor: on the optimizer's learning rate, of the epochs that are over, with
+            the part of the one that is not.
         augment: change of the training images.
         loss: of a single image, by default for one of several classes.
         error: of a single image, the measure to follow.
@@ -57,7 +58,7 @@ class TrainingModule(lightning.LightningModule):
         seed: int,
         class_weights: Tensor | None = None,
         attention_decay: float = 0.0,
-        learning_rate_factor: Callable[[int], float] | None = None,
+        learning_rate_factor: Callable[[float], float] | None = None,
         augment: Augmentation | None = None,
         loss: Loss = cross_entropy,
         error: Error = wrong_class,
@@ -126,14 +127,21 @@ class TrainingModule(lightning.LightningModule):
             x_low, x_high = self.augment(x_low, x_high, generators)
         return x_low, x_high, generators
 
-    def on_train_epoch_start(self) -> None:
-        """Set the learning rate of this epoch, from nothing but the epoch."""
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate, from nothing but the place in the run."""
         if self.learning_rate_factor is None:
             return
+        # Counted in steps, of which the middle is taken: the same on any number of devices, and
+        # neither nothing at the start of a warm-up nor already that of the next epoch.
+        per_step = self.trainer.accumulate_grad_batches
+        steps = int(self.trainer.num_training_batches) // per_step
+        factor = self.learning_rate_factor(
+            self.current_epoch + (batch_idx // per_step + 0.5) / steps
+        )
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
-                group["lr"] = group["initial_lr"] * self.learning_rate_factor(self.current_epoch)
+                group["lr"] = group["initial_lr"] * factor
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""

@@ -32,6 +32,7 @@ from ats.training.folder import open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
 from ats.training.pictures import Pictures, class_and_truth
+from ats.training.schedule import learning_rate_factor
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -97,6 +98,7 @@ def fit(
         regularizer_strength=args.regularizer_strength,
         seed=args.seed,
         average=args.average,
+        learning_rate_factor=partial(learning_rate_factor, args),
         **objective,
     )
     draw = module.draw if getattr(args, "read_ahead", False) else None
