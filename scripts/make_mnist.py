@@ -24,11 +24,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=0.12,
         help="size of the small view over the size of the image",
     )
-    parser.add_argument(
-        "--no_noise",
-        action="store_true",
-        help="leave out the 50 noise patterns of an image",
-    )
+    noise = parser.add_mutually_exclusive_group()
+    noise.add_argument("--n_noise", type=int, default=50, help="stamps of noise on an image")
+    noise.add_argument("--no_noise", action="store_true", help="leave them out")
     parser.add_argument("--dataset_seed", type=int, default=0, help="seed of the data set")
     parser.add_argument(
         "--json_only",
@@ -66,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             width=arguments.width,
             height=arguments.height,
             scale=arguments.scale,
-            noise=not arguments.no_noise,
+            n_noise=0 if arguments.no_noise else arguments.n_noise,
             dataset_seed=arguments.dataset_seed,
             digits=arguments.digits,
             mnist=arguments.mnist,

@@ -82,7 +82,7 @@ def test_the_random_stream_is_the_recorded_one(golden: Golden, train: bool) -> N
     labels = np.random.RandomState(3 - train).randint(0, 10, 60000 if train else 10000)
     rng = np.random.RandomState(int(train))
     digits = draw_digits(rng, labels, n_images=5, height=500, width=500)
-    noise = draw_noise(rng, n_images=5, height=500, width=500)
+    noise = draw_noise(rng, n_images=5, n_noise=50, height=500, width=500)
     for key, found in {
         "targets": digits.targets,
         "idxs": digits.digits,
@@ -99,7 +99,9 @@ def test_the_images_are_the_recorded_ones(
     golden: Golden, recorded_digits: Path, tmp_path: Path, noise: bool
 ) -> None:
     sizes = {"n_train": 5, "n_test": 5, "width": 500, "height": 500, "scale": 0.2}
-    make_megapixel_mnist(tmp_path, mnist=recorded_digits, noise=noise, progress=False, **sizes)
+    make_megapixel_mnist(
+        tmp_path, mnist=recorded_digits, n_noise=50 * noise, progress=False, **sizes
+    )
     for train in (True, False):
         batch = MegapixelMNIST(tmp_path, train=train).__getitems__(list(range(5)))
         high = batch.x_high.to_dense() / 255
@@ -180,7 +182,7 @@ def test_digits_are_three_of_a_class_and_two_others_apart(
     labels = np.random.default_rng(seed).integers(0, 10, 500)
     rng = np.random.RandomState(seed)
     layout = draw_digits(rng, labels, n_images=9, height=height, width=width)
-    noise = draw_noise(rng, n_images=9, height=height, width=width)
+    noise = draw_noise(rng, n_images=9, n_noise=30, height=height, width=width)
     classes = labels[layout.digits]
     assert (classes[:, :3] == layout.targets[:, None]).all()
     assert (classes[:, 3:] != layout.targets[:, None]).all()
@@ -189,6 +191,20 @@ def test_digits_are_three_of_a_class_and_two_others_apart(
     for corners in (layout.corners, noise.corners):
         assert (corners >= 0).all()
         assert (corners <= [height - 28, width - 28]).all()
+
+
+def test_any_number_of_stamps(tmp_path: Path) -> None:
+    sizes = {"n_train": 3, "n_test": 1, "width": 900, "height": 800, "scale": 0.2}
+    inks = []
+    for n_noise in (0, 1, 150):
+        folder = tmp_path / str(n_noise)
+        make_megapixel_mnist(folder, digits="optdigits", n_noise=n_noise, progress=False, **sizes)
+        high = MegapixelMNIST(folder).__getitems__([0, 1, 2]).x_high.to_dense()
+        inks.append((high > 0).float().sum().item() / 3)
+    # Two lines of 28 to 56 pixels each, and few stamps that lie over one another.
+    one, many = inks[1] - inks[0], inks[2] - inks[0]
+    assert 30 < one < 90
+    assert 100 < many / one < 200
 
 
 def test_a_digit_without_room_is_drawn_again() -> None:
@@ -437,8 +453,9 @@ def test_a_file_that_is_no_split(copy: Path) -> None:
         ({"width": 27}, "width=27 must be at least 28"),
         ({"n_test": 0}, "n_test=0 must be at least 1"),
         ({"width": 70, "height": 70}, "height=70 and width=70 are too small to place 5 digits"),
-        ({"width": 143, "height": 28, "noise": False}, "height=28 and width=143 are too small"),
+        ({"width": 143, "height": 28, "n_noise": 0}, "height=28 and width=143 are too small"),
         ({"width": 300, "height": 55}, "height=55 and width=300 leave no place for noise"),
+        ({"n_noise": -1}, "n_noise=-1 must be at least 0"),
         ({"scale": 0.0}, "scale=0.0 must be at most 1"),
         ({"scale": 1.5}, "scale=1.5 must be at most 1"),
         ({"scale": float("nan")}, "scale=nan must be at most 1"),
@@ -485,6 +502,7 @@ def test_help_shows_defaults_at_once(script: SimpleNamespace) -> None:
         "width": 1500,
         "height": 1500,
         "scale": 0.12,
+        "n_noise": 50,
         "no_noise": False,
         "dataset_seed": 0,
         "json_only": False,

@@ -38,7 +38,7 @@ def make_megapixel_mnist(
     width: int = 1500,
     height: int = 1500,
     scale: float = 0.12,
-    noise: bool = True,
+    n_noise: int = 50,
     dataset_seed: int = 0,
     digits: str = "mnist",
     mnist: str | os.PathLike[str] | None = None,
@@ -54,7 +54,7 @@ def make_megapixel_mnist(
         width: columns of an image in pixels.
         height: rows of an image in pixels.
         scale: size of the small view over the size of the image, in (0, 1].
-        noise: put 50 noise patterns over the digits of each image.
+        n_noise: stamps of noise over the digits of each image.
         dataset_seed: the same seed gives the same data; the test split uses it, training the next.
         digits: ``"mnist"`` or ``"optdigits"``, the digits that scikit-learn carries.
         mnist: folder with four files in MNIST's format; by default the cache or a download.
@@ -73,7 +73,7 @@ def make_megapixel_mnist(
         "width": width,
         "height": height,
         "scale": scale,
-        "noise": noise,
+        "n_noise": n_noise,
         "dataset_seed": dataset_seed,
         "digits": digits,
         "n_classes": N_CLASSES,
@@ -106,7 +106,8 @@ def low_shape(parameters: dict[str, Any]) -> tuple[int, int]:
 
 
 def _check_parameters(parameters: dict[str, Any], mnist: str | os.PathLike[str] | None) -> None:
-    for name, least in (("n_train", 1), ("n_test", 1), ("width", SIZE), ("height", SIZE)):
+    leasts = {"n_train": 1, "n_test": 1, "width": SIZE, "height": SIZE, "n_noise": 0}
+    for name, least in leasts.items():
         if parameters[name] < least:
             raise ValueError(f"{name}={parameters[name]} must be at least {least}")
     scale, seed, digits = (parameters[name] for name in ("scale", "dataset_seed", "digits"))
@@ -200,8 +201,10 @@ def _draw_split(
     used, chosen = np.unique(layout.digits, return_inverse=True)
     stamps, corners = source.images[used], layout.corners
     small = shrink(np.divide(stamps, 255, dtype=np.float32), scale)
-    if parameters["noise"]:
-        noise = draw_noise(rng, n_images=n_images, height=height, width=width)
+    if parameters["n_noise"]:
+        noise = draw_noise(
+            rng, n_images=n_images, n_noise=parameters["n_noise"], height=height, width=width
+        )
         # Noise comes after the digits, and so lies over them.
         chosen = np.concatenate([chosen, len(used) + noise.chosen], axis=1)
         corners = np.concatenate([corners, noise.corners], axis=1)

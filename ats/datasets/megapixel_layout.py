@@ -17,7 +17,7 @@ from ats.datasets.mnist import N_CLASSES, SIZE
 
 N_SAME = 3  # digits of the target class in each image
 N_DIGITS = 5
-N_NOISE = 50  # noise patterns of a split, and noise stamps of an image
+N_PATTERNS = 50  # noise patterns of a split
 
 _MAX_REJECTIONS = 100_000  # positions in a row without room before an image counts as too small
 _ROWS_AT_ONCE = 4096  # images whose noise is drawn together: bounds the memory
@@ -42,8 +42,8 @@ class NoiseLayout(NamedTuple):
 
     Attributes:
         patterns: (50, 28, 28) float32 in [0, 1], two lines each.
-        corners: (n, 50, 2) int32, (row, column) of each stamp's first pixel. Stamps may overlap.
-        chosen: (n, 50) int32, the pattern of each stamp.
+        corners: (n, m, 2) int32, (row, column) of each stamp's first pixel. Stamps may overlap.
+        chosen: (n, m) int32, the pattern of each stamp.
     """
 
     patterns: NDArray[np.float32]
@@ -89,9 +89,9 @@ def draw_digits(
 
 
 def draw_noise(
-    rng: np.random.RandomState, *, n_images: int, height: int, width: int
+    rng: np.random.RandomState, *, n_images: int, n_noise: int, height: int, width: int
 ) -> NoiseLayout:
-    """Noise patterns, their places and choice: the second part of the stream.
+    """Noise patterns, their places and choice, n_noise an image: the second part of the stream.
 
     Raises:
         ValueError: the image is smaller than the margin that noise keeps from its border.
@@ -102,15 +102,15 @@ def draw_noise(
             f"pixels from the border; use at least {2 * SIZE}, or --no_noise"
         )
     patterns = _draw_patterns(rng)
-    corners = np.empty((n_images, N_NOISE, 2), np.int32)
-    chosen = np.empty((n_images, N_NOISE), np.int32)
+    corners = np.empty((n_images, n_noise, 2), np.int32)
+    chosen = np.empty((n_images, n_noise), np.int32)
     room = np.array([height - 2 * SIZE, width - 2 * SIZE])
     for start in range(0, n_images, _ROWS_AT_ONCE):
         part = corners[start : start + _ROWS_AT_ONCE]
         part[:] = SIZE + rng.random_sample(part.shape) * room
     for start in range(0, n_images, _ROWS_AT_ONCE):
         rows = chosen[start : start + _ROWS_AT_ONCE]
-        rows[:] = rng.random_sample(rows.shape) * N_NOISE
+        rows[:] = rng.random_sample(rows.shape) * N_PATTERNS
     return NoiseLayout(patterns, corners, chosen)
 
 
@@ -139,16 +139,16 @@ def _too_small(height: int, width: int) -> ValueError:
 
 def _draw_patterns(rng: np.random.RandomState) -> NDArray[np.float32]:
     """Noise patterns (50, 28, 28): a line from the first corner, and another pattern's line."""
-    slopes = np.tan(rng.random_sample(N_NOISE) * np.pi / 2.5)
-    lines = np.zeros((N_NOISE, SIZE, SIZE), bool)
+    slopes = np.tan(rng.random_sample(N_PATTERNS) * np.pi / 2.5)
+    lines = np.zeros((N_PATTERNS, SIZE, SIZE), bool)
     last = SIZE - 0.51  # just before the coordinate that would round to the pixel behind the last
     for line, slope in zip(lines, slopes, strict=True):
         rows = np.linspace(0, min(last, last / slope), 2 * SIZE)
         line[np.round(rows).astype(int), np.round(slope * rows).astype(int)] = True
-    second = lines[rng.permutation(N_NOISE)]
+    second = lines[rng.permutation(N_PATTERNS)]
     # Two flips of the same axis cancel. The program of 2019 drew the second one for the other
     # axis and applied it to this one.
-    flipped = (rng.random_sample(N_NOISE) < 0.33) ^ (rng.random_sample(N_NOISE) < 0.33)
+    flipped = (rng.random_sample(N_PATTERNS) < 0.33) ^ (rng.random_sample(N_PATTERNS) < 0.33)
     second[flipped] = second[flipped, :, ::-1]
-    ink = rng.random_sample((N_NOISE, SIZE, SIZE)) * 0.2 + 0.8
+    ink = rng.random_sample((N_PATTERNS, SIZE, SIZE)) * 0.2 + 0.8
     return np.where(lines | second, ink, 0.0).astype(np.float32)
