@@ -282,7 +282,7 @@ def test_runs_hold_all_of_the_attention(
     attention = (spread * torch.randn(3, n_positions, generator=generator)).double().softmax(1)
     runs = Runs(attention.reshape(3, *shape), n_patches)
     every = torch.arange(runs.n_runs).expand(3, -1)
-    indices, values = runs.look(every, runs.lanes())
+    indices, values = runs.look(every)
     torch.testing.assert_close(values.sum(2), runs.mass(), rtol=1e-12, atol=0)
     # Behind the end of a short run there is nothing.
     inside = values[0].flatten() > 0

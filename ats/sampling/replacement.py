@@ -27,5 +27,5 @@ class Replacement(Design):
         mass = runs.mass()
         points = uniform(mass, n_patches, generator) * mass.sum(1, keepdim=True)
         run, share = hit(mass, points)
-        indices, drawn = hit_within(*runs.look(run, runs.lanes()), share)
+        indices, drawn = hit_within(*runs.look(run), share)
         return indices, 1 / (n_patches * drawn)

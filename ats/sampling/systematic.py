@@ -1,13 +1,13 @@
 """Systematic sampling with inclusion probabilities proportional to the attention."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
-from ats.sampling.runs import TINY, Runs, hit, hit_within
+from ats.sampling.runs import TINY, Runs, hit, hit_within, largest
 
 
 @final
@@ -42,27 +42,13 @@ class Systematic(Design):
         return walk(runs, start, mask, n_patches)
 
 
-class Inclusion(NamedTuple):
-    """Inclusion probabilities pi(a) = min(1, c a).
-
-    Attributes:
-        scale: (B, 1) c.
-        certain: (B, 1) least attention of which pi is 1; infinite if there is none.
-    """
-
-    scale: Tensor
-    certain: Tensor
-
-    def of(self, attention: Tensor) -> Tensor:
-        """pi of attention (B, ...) float64; 0 where that is 0, and positive everywhere else."""
-        shape = (-1, *(1,) * (attention.dim() - 1))
-        scaled = (attention * self.scale.reshape(shape)).clamp(TINY, 1.0)
-        certain = attention >= self.certain.reshape(shape)
-        return torch.where(certain, 1.0, scaled).masked_fill(attention == 0, 0.0)
+def included(attention: Tensor, scale: Tensor) -> Tensor:
+    """Inclusion probabilities pi(a) = min(1, c a) of attention (B, ...) and scales c (B, 1)."""
+    return (attention * scale.reshape(-1, *(1,) * (attention.dim() - 1))).clamp_(max=1.0)
 
 
-def settle(top: Tensor, rest: Tensor) -> Inclusion:
-    """The inclusion probabilities of which each row sums to N.
+def inclusion_scale(top: Tensor, rest: Tensor) -> Tensor:
+    """The scales c (B, 1) with which the inclusion probabilities of each row sum to N.
 
     Going down the largest positions, the i-th (from 0) is certain while (N - i) a_i is at least the
     mass from it on; at most N are, so that no full sort is needed.
@@ -79,8 +65,8 @@ def settle(top: Tensor, rest: Tensor) -> Inclusion:
     n_certain = (left * top >= tail).long().cumprod(1).sum(1, keepdim=True)
     uncertain_mass = torch.cat([tail, rest], 1).gather(1, n_certain)
     scale = (n_patches - n_certain) / uncertain_mass.clamp_min(TINY)
-    least = top.gather(1, (n_certain - 1).clamp_min(0))
-    return Inclusion(scale, torch.where(n_certain > 0, least, torch.inf))
+    # Where N are certain, the least of them is, and next to nothing is left for the others.
+    return torch.where(n_certain == n_patches, 1 / top[:, -1:], scale)
 
 
 def inclusion_probabilities(probabilities: Tensor, n_patches: int) -> Tensor:
@@ -93,9 +79,9 @@ def inclusion_probabilities(probabilities: Tensor, n_patches: int) -> Tensor:
     Returns:
         (B, K) float64 in (0, 1].
     """
-    top, where = probabilities.topk(n_patches, dim=1)
+    top, where = largest(probabilities, n_patches)
     rest = probabilities.scatter(1, where, 0.0).sum(1, keepdim=True)
-    return settle(top, rest).of(probabilities)
+    return included(probabilities, inclusion_scale(top, rest))
 
 
 def walk(runs: Runs, start: Tensor, mask: Tensor, n_patches: int) -> tuple[Tensor, Tensor]:
@@ -114,22 +100,21 @@ def walk(runs: Runs, start: Tensor, mask: Tensor, n_patches: int) -> tuple[Tenso
     Returns:
         Indices (B, N) and importance ratios 1 / pi (B, N).
     """
-    inclusion, mass = included_mass(runs, n_patches)
+    scale, mass = included_mass(runs, n_patches)
     curve = runs.along_curve()
     places = lane_count(runs)
     numbers = torch.arange(mask_size(runs) // places, device=mask.device)
     order = mask // places ^ numbers
     # Numbers beyond the runs stand for nothing and are never hit.
-    along = torch.nn.functional.pad(mass[:, curve], (0, len(numbers) - len(curve)))
-    along = along.gather(1, order)
+    along = mass.gather(1, curve.expand(len(mass), -1))
+    along = torch.nn.functional.pad(along, (0, len(numbers) - len(curve))).gather(1, order)
     steps = start + torch.arange(n_patches, device=mask.device)
     # The sums are N up to rounding, and the points are spread over just that.
     number, share = hit(along, steps * (along.sum(1, keepdim=True) / n_patches))
     hit_runs = curve[order.gather(1, number)]
     lanes = (mask % places ^ torch.arange(places, device=mask.device)).unsqueeze(1)
     indices, attention = runs.look(hit_runs, lanes)
-    included = inclusion.of(attention)
-    indices, chance = hit_within(indices, included, share)
+    indices, chance = hit_within(indices, included(attention, scale), share)
     return indices, 1 / chance
 
 
@@ -143,16 +128,16 @@ def lane_count(runs: Runs) -> int:
     return 1 << (runs.length - 1).bit_length()
 
 
-def included_mass(runs: Runs, n_patches: int) -> tuple[Inclusion, Tensor]:
-    """Inclusion probabilities, and their sums over each run (B, T)."""
+def included_mass(runs: Runs, n_patches: int) -> tuple[Tensor, Tensor]:
+    """Scales c (B, 1), and the sums of the inclusion probabilities over each run (B, T)."""
     mass = runs.mass()
     # A certain position outside the N heaviest runs would have N - i runs in its tail, each heavier
     # than itself, where i is the number of positions before it: more than it may have.
-    heaviest = mass.topk(min(n_patches, runs.n_runs), dim=1).indices
-    values = runs.look(heaviest, runs.lanes())[1].flatten(1)
-    top, where = values.topk(n_patches, dim=1)
+    _, heaviest = largest(mass, min(n_patches, runs.n_runs))
+    attention = runs.look(heaviest)[1]
+    values = attention.flatten(1)
+    top, where = largest(values, n_patches)
     others = mass.scatter(1, heaviest, 0.0).sum(1, keepdim=True)
     rest = others + values.scatter(1, where, 0.0).sum(1, keepdim=True)
-    inclusion = settle(top, rest)
-    sums = torch.unflatten(inclusion.of(values), 1, (-1, runs.length)).sum(2)
-    return inclusion, (mass * inclusion.scale).scatter(1, heaviest, sums)
+    scale = inclusion_scale(top, rest)
+    return scale, (mass * scale).scatter(1, heaviest, included(attention, scale).sum(2))
