@@ -17,7 +17,10 @@ Array = NDArray[Any]
 
 
 def save_learning_curves(
-    path: Path, histories: Mapping[str, Sequence[Mapping[str, float]]], title: str = ""
+    path: Path,
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    title: str = "",
+    published: Mapping[str, float] | None = None,
 ) -> None:
     """Training loss and test error against the epoch, side by side, one line for each history.
 
@@ -25,6 +28,7 @@ def save_learning_curves(
         path: PNG to write.
         histories: rows with ``epoch``, ``train_loss`` and ``test_error`` by the label of a run.
         title: above the figure.
+        published: test errors that are known of others, each a dashed line with a label.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, error = figure.subplots(1, 2)
@@ -32,13 +36,15 @@ def save_learning_curves(
         epochs = [int(row["epoch"]) + 1 for row in rows]
         loss.plot(epochs, [row["train_loss"] for row in rows], label=label, marker=".")
         error.plot(epochs, [row["test_error"] for row in rows], label=label, marker=".")
+    for number, (label, value) in enumerate((published or {}).items()):
+        error.axhline(value, label=label, color="black", ls="--", lw=1, alpha=1 - 0.25 * number)
     for axes, name in ((loss, "Training loss"), (error, "Test error")):
         axes.set_xlabel("Epoch")
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    if any(histories):
+    if any(histories) or published:
         error.legend()
     if title:
         figure.suptitle(title)

@@ -41,6 +41,14 @@ def test_the_published_recipe(script: SimpleNamespace) -> None:
     assert script.build_model(args, 10).scale is None
 
 
+def test_the_fast_recipe(script: SimpleNamespace) -> None:
+    args = script.parse(["data", "out", "--recipe", "fast"])
+    assert (args.batch_size, args.epochs, args.lr) == (8, 30, 0.001)
+    assert (args.schedule, args.warmup, args.average) == ("cosine", 0.5, 0.998)
+    assert sampling_arguments(args)["design"] == Systematic(centred=True)
+    assert script.parse(["data", "out", "--recipe", "fast", "--epochs", "7"]).epochs == 7
+
+
 def test_what_is_given_beside_a_recipe_holds(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--recipe", "published", "--prior", "contrast"])
     assert sampling_arguments(args)["prior"] is local_contrast

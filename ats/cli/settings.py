@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ats.training.arguments import (
-    PUBLISHED,
+    RECIPES,
     add_training_arguments,
     folder,
     not_negative_int,
@@ -167,6 +167,7 @@ def template(parser: argparse.ArgumentParser) -> str:
     import yaml
 
     lines = ["# Settings of a training; those that are not here have their defaults.", ""]
+    changed = {name for recipe in RECIPES.values() for name in recipe}
     for action in settings_of(parser):
         default = action.default
         if isinstance(default, tuple):
@@ -174,6 +175,6 @@ def template(parser: argparse.ArgumentParser) -> str:
         value = yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
         choices = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
         # What is written down would hold against a recipe.
-        mark = "# " if name_of(action) in PUBLISHED else ""
+        mark = "# " if name_of(action) in changed else ""
         lines += [f"# {action.help}{choices}", f"{mark}{name_of(action)}: {value}", ""]
     return "\n".join(lines)

@@ -25,7 +25,6 @@ class Replacement(Design):
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Invert the cumulated distribution at N uniforms."""
         mass = runs.mass()
-        points = uniform(mass, n_patches, generator) * mass.sum(1, keepdim=True)
-        run, share = hit(mass, points)
+        run, share = hit(mass, uniform(mass, n_patches, generator))
         indices, drawn = hit_within(*runs.look(run), share)
         return indices, 1 / (n_patches * drawn)

@@ -138,18 +138,25 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return top, where
 
 
-def hit(mass: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def hit(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """Which interval each point falls into, where intervals of given lengths lie end to end.
 
     Args:
         mass: (..., T) float64, not negative, of positive sum.
-        points: (..., M) float64, from 0 to that sum.
+        fraction: (..., M) float64, points as fractions of that sum, in [0, 1].
 
     Returns:
         Indices (..., M) of intervals of positive length, and which share (..., M) of it, in
         [0, 1], lies before the point.
     """
-    return _land(mass, mass.cumsum(-1), points)
+    ends = mass.cumsum(-1)
+    total = ends[..., -1:]
+    # Rounding must not leave a point at the very end, behind the last positive length.
+    points = torch.minimum(fraction * total, torch.nextafter(total, total.new_zeros(())))
+    found = torch.searchsorted(ends, points, right=True)
+    length = mass.gather(-1, found)
+    share = (points - (ends.gather(-1, found) - length)) / length
+    return found, share.clamp(0.0, 1.0)
 
 
 def hit_within(indices: Tensor, mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,16 +170,5 @@ def hit_within(indices: Tensor, mass: Tensor, share: Tensor) -> tuple[Tensor, Te
     Returns:
         Indices (B, M) of positions of positive mass, and their mass (B, M).
     """
-    ends = mass.cumsum(-1)
-    lane, _ = _land(mass, ends, share.unsqueeze(2) * ends[..., -1:])
+    lane, _ = hit(mass, share.unsqueeze(2))
     return indices.gather(2, lane).squeeze(2), mass.gather(2, lane).squeeze(2)
-
-
-def _land(mass: Tensor, ends: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`hit`; with the ends of the intervals."""
-    # Rounding must not leave a point at the very end, behind the last positive length.
-    points = torch.minimum(points, torch.nextafter(ends[..., -1:], ends.new_zeros(())))
-    found = torch.searchsorted(ends, points, right=True)
-    length = mass.gather(-1, found)
-    share = (points - (ends.gather(-1, found) - length)) / length
-    return found, share.clamp(0.0, 1.0)

@@ -36,7 +36,7 @@ def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
     found: list[Tensor] = []
     attention: list[Tensor] = []
     for point in noise.unbind(1):
-        run, share = hit(mass, point.unsqueeze(1) * mass.sum(1, keepdim=True))
+        run, share = hit(mass, point.unsqueeze(1))
         indices, values = runs.look(run)
         for earlier in found:
             values = values.masked_fill(indices == earlier.unsqueeze(2), 0.0)

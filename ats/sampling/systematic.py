@@ -110,7 +110,7 @@ def walk(runs: Runs, start: Tensor, mask: Tensor, n_patches: int) -> tuple[Tenso
     along = torch.nn.functional.pad(along, (0, len(numbers) - len(curve))).gather(1, order)
     steps = start + torch.arange(n_patches, device=mask.device)
     # The sums are N up to rounding, and the points are spread over just that.
-    number, share = hit(along, steps * (along.sum(1, keepdim=True) / n_patches))
+    number, share = hit(along, steps / n_patches)
     hit_runs = curve[order.gather(1, number)]
     lanes = (mask % places ^ torch.arange(places, device=mask.device)).unsqueeze(1)
     indices, attention = runs.look(hit_runs, lanes)
@@ -137,7 +137,7 @@ def included_mass(runs: Runs, n_patches: int) -> tuple[Tensor, Tensor]:
     attention = runs.look(heaviest)[1]
     values = attention.flatten(1)
     top, where = largest(values, n_patches)
-    others = mass.scatter(1, heaviest, 0.0).sum(1, keepdim=True)
-    rest = others + values.scatter(1, where, 0.0).sum(1, keepdim=True)
+    others = mass.scatter(1, heaviest, 0.0)
+    rest = others.sum(1, keepdim=True) + values.scatter(1, where, 0.0).sum(1, keepdim=True)
     scale = inclusion_scale(top, rest)
-    return scale, (mass * scale).scatter(1, heaviest, included(attention, scale).sum(2))
+    return scale, (others * scale).scatter_(1, heaviest, included(attention, scale).sum(2))

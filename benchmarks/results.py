@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""Make every figure and table of the results page from the tables in ``docs/results``.
+
+With ``--train``, trainings of ``scripts/mnist.py`` come first, and their tables replace those that
+are there. They go seed by seed, the most important first; after every one its table is stored. A
+command that is stopped, or that stops after ``--minutes``, goes on where it was when it is given
+again, with the same options. What this program does not know goes to the trainings.
+
+    python benchmarks/results.py
+    python benchmarks/results.py --train mnist-1500-fast mnist-500-fast --precision bf16
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ats.files import atomic_path, write_json
+from ats.plots import save_learning_curves
+from ats.training.arguments import not_negative_int, positive_float
+from ats.training.history import Row, mean_of, read_history
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, FIGURES = ROOT / "docs" / "results", ROOT / "docs" / "figures"
+
+
+class Experiment(NamedTuple):
+    """A data set, what is trained on it, and what is known of it.
+
+    Attributes:
+        title: of its figure.
+        data: options of ``make_mnist.py``; None where trainings are those of another program.
+        runs: options of ``mnist.py`` by the name of a run.
+        published: test errors that others report, by who and when.
+    """
+
+    title: str
+    data: str | None
+    runs: Mapping[str, str]
+    published: Mapping[str, float] = {}
+
+
+FAST, PUBLISHED = "--recipe fast", "--recipe published"
+# The most important first.
+EXPERIMENTS = {
+    "mnist-1500": Experiment(
+        "Megapixel MNIST 1500 x 1500 with noise, 5,000 images",
+        "",
+        {"fast": FAST, "published": f"{PUBLISHED} --epochs 500", "long": f"{FAST} --epochs 100"},
+        {
+            "2019, epochs 1 to 210": 0.90,
+            "2019, epoch 500": 0.20,
+            "IPS, 900 patches, epoch 150": 0.009,
+        },
+    ),
+    "mnist-500": Experiment(
+        "Megapixel MNIST 500 x 500, no noise, 5,000 images",
+        "--width 500 --height 500 --scale 0.2 --no_noise",
+        {"fast": FAST, "default": "--epochs 30", "published": f"{PUBLISHED} --epochs 30"},
+        {"2019, epoch 30": 0.17},
+    ),
+    "mnist-3000": Experiment(
+        "Megapixel MNIST 3000 x 3000 with 800 stamps of noise, 5,000 images",
+        "--width 3000 --height 3000 --n_noise 800",
+        {"fast": FAST},
+        {"IPS, epoch 150": 0.009},
+    ),
+    "mnist-2500": Experiment(
+        "Megapixel MNIST 1500 x 1500 with noise, 2,500 images",
+        "--n_train 2500 --n_test 500",
+        {"default": "--batch_size 32 --epochs 15"},
+        {"2019, epochs 1 to 210": 0.90, "2019, epoch 500": 0.20},
+    ),
+    "optdigits-500": Experiment(
+        "Embedded digits 500 x 500, no noise, 2,000 images",
+        "--digits optdigits --no_noise --width 500 --height 500 --scale 0.2 "
+        "--n_train 2000 --n_test 500",
+        {"default": "--patch_size 40x40 --batch_size 16 --epochs 8"},
+    ),
+    "drawn-scenes": Experiment("Drawn street scenes 360 x 480, 800 images", None, {"default": ""}),
+}
+RUNS = {
+    f"{name}-{run}": (name, options)
+    for name, experiment in EXPERIMENTS.items()
+    for run, options in experiment.runs.items()
+    if experiment.data is not None
+}
+
+
+class Clock:
+    """Interrupts a process when the time is over.
+
+    Args:
+        minutes: until then; None for no end.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self.over = threading.Event()
+        self.process: subprocess.Popen[bytes] | None = None
+        if minutes is not None:
+            timer = threading.Timer(60 * minutes, self._stop)
+            timer.daemon = True
+            timer.start()
+
+    def _stop(self) -> None:
+        self.over.set()
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+
+    def run(self, command: list[str]) -> int:
+        """Run a command; the largest resident memory of its process in bytes.
+
+        Raises:
+            KeyboardInterrupt: it was stopped.
+            SystemExit: it failed.
+        """
+        self.process = subprocess.Popen([sys.executable, *command])
+        _, status, usage = os.wait4(self.process.pid, 0)
+        self.process = None
+        if status and (self.over.is_set() or os.waitstatus_to_exitcode(status) == 130):
+            raise KeyboardInterrupt
+        if status:
+            raise SystemExit(f"{' '.join(command)} failed")
+        # Linux counts kilobytes.
+        return usage.ru_maxrss * 1024
+
+
+def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], clock: Clock) -> None:
+    """Train one run to its end, if it is not there yet, and store its table and what it took."""
+    experiment, options = RUNS[name]
+    data = args.work / experiment
+    folder = args.work / f"{name}-{seed}"
+    record = folder / "cost.json"
+    if record.exists():
+        return
+    made = [*(EXPERIMENTS[experiment].data or "").split()]
+    if args.mnist is not None and "optdigits" not in made:
+        made += ["--mnist", str(args.mnist)]
+    clock.run([str(ROOT / "scripts" / "make_mnist.py"), str(data), *made])
+    given = [*options.split(), "--seed", str(seed), *extra]
+    command = [str(ROOT / "scripts" / "mnist.py"), str(data), str(folder), *given, "--resume"]
+    peak = clock.run(command)
+    rows = read_history(folder / "history.csv")
+    write_json(
+        record,
+        {
+            "command": f"python scripts/mnist.py data/{experiment} runs/{name} {' '.join(given)}",
+            "data": f"python scripts/make_mnist.py data/{experiment} "
+            f"{EXPERIMENTS[experiment].data}".strip(),
+            "commit": commit(),
+            "device": device(),
+            "seconds": round(sum(row["seconds"] for row in rows)),
+            "peak_mib": round(peak / 2**20),
+        },
+    )
+    for source, suffix in (("history.csv", "csv"), ("cost.json", "json")):
+        with atomic_path(RESULTS / f"{name}-{seed}.{suffix}") as temporary:
+            shutil.copyfile(folder / source, temporary)
+
+
+def commit() -> str:
+    """The commit of this program, and whether anything was changed since."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "ats", "scripts"])
+    return head.stdout.strip() + (", changed" if changed.returncode else "")
+
+
+def device() -> str:
+    """What trainings run on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, threads: {torch.get_num_threads()}"
+
+
+def tables(name: str) -> dict[str, list[Row]]:
+    """Stored tables of a run, by what follows its name: a seed, or nothing."""
+    found = {}
+    for path in sorted(RESULTS.glob(f"{name}*.csv")):
+        rest = path.stem.removeprefix(name).removeprefix("-")
+        if not rest or rest.isdecimal():
+            found[rest] = read_history(path)
+    return found
+
+
+def draw_figures() -> None:
+    """One figure for each experiment with a table, and that of the designs."""
+    for name, experiment in EXPERIMENTS.items():
+        means = {}
+        for run in experiment.runs:
+            found = list(tables(f"{name}-{run}").values())
+            if found:
+                label = run if len(found) == 1 else f"{run}, mean of {len(found)} seeds"
+                means[label] = mean_of(found)
+        if means:
+            path = FIGURES / f"{name}.png"
+            save_learning_curves(path, means, experiment.title, experiment.published)
+    designs: dict[str, list[list[Row]]] = {}
+    for path in sorted((RESULTS / "designs").glob("*.csv")):
+        designs.setdefault(path.stem.rpartition("-")[0], []).append(read_history(path))
+    means = {name: mean_of(found) for name, found in designs.items()}
+    title = "Designs: 500 x 500, no noise, 1,000 images, mean of two seeds"
+    save_learning_curves(FIGURES / "designs.png", means, title)
+
+
+def summary() -> str:
+    """A line for each run with a record."""
+    lines = [
+        "| run | seeds | epochs | test error, mean | each | below 0.80 in epoch | minutes "
+        "| peak MiB | device, commit |",
+        "|---|--:|--:|--:|---|--:|--:|--:|---|",
+    ]
+    for name in RUNS:
+        found = {seed: rows for seed, rows in tables(name).items() if seed}
+        if not found:
+            continue
+        records = [json.loads((RESULTS / f"{name}-{seed}.json").read_text()) for seed in found]
+        errors = [rows[-1]["test_error"] for rows in found.values()]
+        each = " ".join(f"{error:.3f}" for error in errors)
+        starts = " ".join(str(first_below(rows, 0.8)) for rows in found.values())
+        minutes = " ".join(f"{record['seconds'] / 60:.0f}" for record in records)
+        peak = max(record["peak_mib"] for record in records)
+        where = "; ".join(dict.fromkeys(f"{r['device']}, {r['commit']}" for r in records))
+        mean = f"{sum(errors) / len(errors):.4f}"
+        epochs = min(map(len, found.values()))
+        cells = (name, len(found), epochs, mean, each, starts, minutes, peak, where)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def first_below(rows: list[Row], bound: float) -> int | str:
+    """The first epoch, from 1, with a test error below a bound."""
+    return next((int(row["epoch"]) + 1 for row in rows if row["test_error"] < bound), "–")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train what is asked for, then make figures and the summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add: Any = parser.add_argument
+    add("--train", nargs="+", choices=RUNS, default=[], help="runs to train, in this order")
+    add("--seeds", type=not_negative_int, nargs="+", default=[0, 1, 2], help="0 1 2 by default")
+    add("--minutes", type=positive_float, default=None, help="stop after so many")
+    add("--work", type=Path, default=Path("runs/results"), help="folder for data and runs")
+    add("--mnist", type=Path, default=None, help="folder with MNIST's four files")
+    args, extra = parser.parse_known_args(arguments)
+    clock = Clock(args.minutes)
+    status = 0
+    try:
+        for seed in args.seeds:
+            for name in args.train:
+                train(name, seed, args, extra, clock)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        status = 130
+    draw_figures()
+    with atomic_path(RESULTS / "summary.md") as temporary:
+        temporary.write_text(summary(), encoding="utf-8")
+    if status:
+        raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
