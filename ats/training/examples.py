@@ -11,6 +11,7 @@ from ats.datasets.batch import Batch
 from ats.files import atomic_path
 from ats.plots import save_boxes, save_image
 from ats.training.pictures import for_drawing, patch_boxes, predict, save_attention, save_patches
+from ats.training.sparing import Sparing
 
 COLUMNS = ("epoch", "example", "image", "class", "predicted", "patch", "x", "y", "weight")
 
@@ -30,8 +31,8 @@ class Examples(lightning.Callback):
 
     Writes for example ``NN`` into ``examples/NN``: ``image.png``, its small view, once, and
     ``attention_EEE.png``, ``attention_EEE.npy`` and ``patches_EEE_PP.png``; into the output folder
-    ``examples_EEE.png``, all of them with their patches, and ``points.txt``, a line for each
-    patch with its centre (x, y) in pixels.
+    ``points.txt``, a line for each patch with its centre (x, y) in pixels, and, where its time is
+    worth it, ``examples_EEE.png``, all of them with their patches.
 
     Args:
         output: folder to write to.
@@ -54,6 +55,7 @@ class Examples(lightning.Callback):
         self.images = [for_drawing(dataset.pixels(index)) for index in indices]
         self.names = names
         self.classes = classes
+        self.sparing = Sparing()
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -92,7 +94,9 @@ class Examples(lightning.Callback):
                 lines.append("\t".join(map(str, (*entry, *place))))
         self._write_points(lines)
         titles = [f"{was}, true {true}" for was, true in zip(predicted, truth, strict=True)]
-        save_boxes(self.output / f"examples_{epoch:03d}.png", self.images, boxes, titles)
+        if self.sparing.due(trainer):
+            with self.sparing.drawing():
+                save_boxes(self.output / f"examples_{epoch:03d}.png", self.images, boxes, titles)
 
     def _folder(self, number: int) -> Path:
         return self.output / "examples" / f"{number:02d}"

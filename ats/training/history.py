@@ -10,6 +10,7 @@ import numpy as np
 
 from ats.files import atomic_path
 from ats.plots import save_learning_curves
+from ats.training.sparing import Sparing
 
 COLUMNS = (
     "epoch",
@@ -76,6 +77,7 @@ class History(lightning.Callback):
         self.columns = (*COLUMNS, *measures)
         self.images_per_epoch = images_per_epoch
         self.rows: list[Row] = []
+        self.sparing = Sparing()
         self._started = 0.0
         self._seconds = 0.0
 
@@ -117,7 +119,9 @@ class History(lightning.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             write_history(self.output / "history.csv", self.rows)
-            save_learning_curves(self.output / "curves.png", {"": self.rows})
+            if self.sparing.due(trainer):
+                with self.sparing.drawing():
+                    save_learning_curves(self.output / "curves.png", {"": self.rows})
             self._print(row, trainer.max_epochs or 0)
 
     def _print(self, row: Row, epochs: int) -> None:

@@ -13,13 +13,14 @@ from ats.datasets.batch import Batch
 from ats.files import write_array
 from ats.nn import AttentionSamplingOutput, unit_float
 from ats.plots import Array, save_heat_map, save_image, save_overview
+from ats.training.sparing import Sparing
 
 
 class Pictures(lightning.Callback):
     """After every epoch: the attention over one test image, its N patches, and an overview.
 
     Writes ``image.png`` once, then ``attention_EEE.png``, ``attention_EEE.npy``,
-    ``patches_EEE_NN.png`` and ``overview_EEE.png``.
+    ``patches_EEE_NN.png`` and, where its time is worth it, ``overview_EEE.png``.
 
     Args:
         output: folder to write to.
@@ -35,6 +36,7 @@ class Pictures(lightning.Callback):
         self.batch = batch
         self.image = for_drawing(image)
         self.describe = describe
+        self.sparing = Sparing()
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -51,19 +53,20 @@ class Pictures(lightning.Callback):
             return
         logits, seen = predict(pl_module, self.batch)
         said = self.describe(logits[0].float().cpu(), self.batch.target[0])
-        self._save(trainer.current_epoch, said, seen)
-
-    def _save(self, epoch: int, said: str, seen: AttentionSamplingOutput) -> None:
+        epoch = trainer.current_epoch
         attention = save_attention(self.output, epoch, seen.attention[0])
         patches = save_patches(self.output, epoch, seen.patches[0])
-        save_overview(
-            self.output / f"overview_{epoch:03d}.png",
-            image=self.image,
-            attention=attention,
-            patches=np.stack(patches),
-            boxes=patch_boxes(seen, 0, self.batch.x_high.shapes[0]),
-            title=f"Epoch {epoch + 1}: {said}",
-        )
+        if not self.sparing.due(trainer):
+            return
+        with self.sparing.drawing():
+            save_overview(
+                self.output / f"overview_{epoch:03d}.png",
+                image=self.image,
+                attention=attention,
+                patches=np.stack(patches),
+                boxes=patch_boxes(seen, 0, self.batch.x_high.shapes[0]),
+                title=f"Epoch {epoch + 1}: {said}",
+            )
 
 
 def class_and_truth(classes: Sequence[str]) -> Callable[[Tensor, Tensor], str]:
