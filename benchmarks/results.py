@@ -30,7 +30,6 @@ from ats.training.arguments import not_negative_int, positive_float
 from ats.training.history import Row, mean_of, read_history
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, FIGURES = ROOT / "docs" / "results", ROOT / "docs" / "figures"
 
 
 class Experiment(NamedTuple):
@@ -125,8 +124,10 @@ class Clock:
         """
         self.process = subprocess.Popen([sys.executable, *command])
         _, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        stopped = self.over.is_set() or self.process.returncode == 130
         self.process = None
-        if status and (self.over.is_set() or os.waitstatus_to_exitcode(status) == 130):
+        if status and stopped:
             raise KeyboardInterrupt
         if status:
             raise SystemExit(f"{' '.join(command)} failed")
@@ -163,7 +164,7 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
         },
     )
     for source, suffix in (("history.csv", "csv"), ("cost.json", "json")):
-        with atomic_path(RESULTS / f"{name}-{seed}.{suffix}") as temporary:
+        with atomic_path(args.docs / "results" / f"{name}-{seed}.{suffix}") as temporary:
             shutil.copyfile(folder / source, temporary)
 
 
@@ -182,37 +183,39 @@ def device() -> str:
     return f"CPU, threads: {torch.get_num_threads()}"
 
 
-def tables(name: str) -> dict[str, list[Row]]:
+def tables(results: Path, name: str) -> dict[str, list[Row]]:
     """Stored tables of a run, by what follows its name: a seed, or nothing."""
     found = {}
-    for path in sorted(RESULTS.glob(f"{name}*.csv")):
+    for path in sorted(results.glob(f"{name}*.csv")):
         rest = path.stem.removeprefix(name).removeprefix("-")
         if not rest or rest.isdecimal():
             found[rest] = read_history(path)
     return found
 
 
-def draw_figures() -> None:
+def draw_figures(docs: Path) -> None:
     """One figure for each experiment with a table, and that of the designs."""
     for name, experiment in EXPERIMENTS.items():
         means = {}
         for run in experiment.runs:
-            found = list(tables(f"{name}-{run}").values())
+            found = list(tables(docs / "results", f"{name}-{run}").values())
             if found:
                 label = run if len(found) == 1 else f"{run}, mean of {len(found)} seeds"
                 means[label] = mean_of(found)
         if means:
-            path = FIGURES / f"{name}.png"
+            path = docs / "figures" / f"{name}.png"
             save_learning_curves(path, means, experiment.title, experiment.published)
     designs: dict[str, list[list[Row]]] = {}
-    for path in sorted((RESULTS / "designs").glob("*.csv")):
+    for path in sorted((docs / "results" / "designs").glob("*.csv")):
         designs.setdefault(path.stem.rpartition("-")[0], []).append(read_history(path))
+    if not designs:
+        return
     means = {name: mean_of(found) for name, found in designs.items()}
     title = "Designs: 500 x 500, no noise, 1,000 images, mean of two seeds"
-    save_learning_curves(FIGURES / "designs.png", means, title)
+    save_learning_curves(docs / "figures" / "designs.png", means, title)
 
 
-def summary() -> str:
+def summary(results: Path) -> str:
     """A line for each run with a record."""
     lines = [
         "| run | seeds | epochs | test error, mean | each | below 0.80 in epoch | minutes "
@@ -220,10 +223,10 @@ def summary() -> str:
         "|---|--:|--:|--:|---|--:|--:|--:|---|",
     ]
     for name in RUNS:
-        found = {seed: rows for seed, rows in tables(name).items() if seed}
+        found = {seed: rows for seed, rows in tables(results, name).items() if seed}
         if not found:
             continue
-        records = [json.loads((RESULTS / f"{name}-{seed}.json").read_text()) for seed in found]
+        records = [json.loads((results / f"{name}-{seed}.json").read_text()) for seed in found]
         errors = [rows[-1]["test_error"] for rows in found.values()]
         each = " ".join(f"{error:.3f}" for error in errors)
         starts = " ".join(str(first_below(rows, 0.8)) for rows in found.values())
@@ -252,6 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--seeds", type=not_negative_int, nargs="+", default=[0, 1, 2], help="0 1 2 by default")
     add("--minutes", type=positive_float, default=None, help="stop after so many")
     add("--work", type=Path, default=Path("runs/results"), help="folder for data and runs")
+    add("--docs", type=Path, default=ROOT / "docs", help="folder with results and figures")
     add("--mnist", type=Path, default=None, help="folder with MNIST's four files")
     args, extra = parser.parse_known_args(arguments)
     clock = Clock(args.minutes)
@@ -263,9 +267,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         status = 130
-    draw_figures()
-    with atomic_path(RESULTS / "summary.md") as temporary:
-        temporary.write_text(summary(), encoding="utf-8")
+    draw_figures(args.docs)
+    with atomic_path(args.docs / "results" / "summary.md") as temporary:
+        temporary.write_text(summary(args.docs / "results"), encoding="utf-8")
     if status:
         raise SystemExit(status)
 

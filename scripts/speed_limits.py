@@ -62,6 +62,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--scale", type=positive_float, default=0.3, help="scale of the small view")
     add("--patch_size", type=patch_extents, default="100x100", help="HEIGHTxWIDTH of a patch")
     add("--n_patches", type=positive_int, default=5, help="patches of an image")
+    add(
+        "--attention",
+        choices=("published", "strided"),
+        default="published",
+        help="attention network: that of 2019, or one that is strided, wider and sees more",
+    )
     add("--batch_size", type=positive_int, default=32, help="images of a batch")
     add(
         "--decrease_lr_at",
@@ -133,7 +139,7 @@ def build_model(
     """
     from ats import AttentionSampling
     from ats.datasets.decoded import small_shape
-    from ats.networks import residual_features, speed_limits_attention
+    from ats.networks import residual_features, speed_limits_attention, strided_attention
     from ats.nn import Classifier, glorot_uniform_
     from ats.training.build import sampling_arguments
 
@@ -143,10 +149,11 @@ def build_model(
             f"scale={args.scale} makes small views of {low[0]} x {low[1]} pixels, of which the "
             f"attention network needs {SMALLEST_VIEW} x {SMALLEST_VIEW}; raise it"
         )
+    published = args.attention == "published"
     sampling = AttentionSampling(
-        speed_limits_attention(),
+        speed_limits_attention() if published else strided_attention(),
         residual_features(momentum=0.01 if args.recipe == "published" else 0.1),
-        receptive_field=9,
+        receptive_field=9 if published else 0,
         smoothing=1e-4,
         **sampling_arguments(args),
     )

@@ -1,0 +1,81 @@
+"""The program of the results page: trainings are stored, resumed, and drawn."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from programs import ROOT, load, rows
+
+results = load("benchmarks/results.py")
+SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8", "--epochs", "2")
+DATA = "--digits optdigits --no_noise --n_train 16 --n_test 8 --width 200 --height 230 --scale 0.2"
+
+
+@pytest.fixture(autouse=True)
+def tiny() -> None:
+    """An experiment of seconds beside the real ones."""
+    results.EXPERIMENTS["tiny"] = results.Experiment(
+        "Tiny", DATA, {"run": "--lr 0.002"}, {"x": 0.5}
+    )
+    results.RUNS["tiny-run"] = ("tiny", "--lr 0.002")
+
+
+def folders(tmp_path: Path) -> list[str]:
+    docs = tmp_path / "docs"
+    for name in ("results", "figures"):
+        (docs / name).mkdir(parents=True, exist_ok=True)
+    return ["--docs", str(docs), "--work", str(tmp_path / "work")]
+
+
+def test_trainings_are_stored_once(tmp_path: Path) -> None:
+    given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0", "3", *SMALL]
+    results.main(given)
+    docs, work = tmp_path / "docs", tmp_path / "work"
+    for seed in (0, 3):
+        kept = (docs / "results" / f"tiny-run-{seed}.csv").read_bytes()
+        assert kept == (work / f"tiny-run-{seed}" / "history.csv").read_bytes()
+        record = json.loads((docs / "results" / f"tiny-run-{seed}.json").read_text())
+        assert f"--lr 0.002 --seed {seed} --patch_size 24x24" in record["command"]
+        assert record["data"].endswith(DATA)
+        assert record["peak_mib"] > 100
+    assert (docs / "figures" / "tiny.png").stat().st_size > 1000
+    last = [rows(docs / "results" / f"tiny-run-{seed}.csv")[-1]["test_error"] for seed in (0, 3)]
+    each = " ".join(f"{float(error):.3f}" for error in last)
+    mean = sum(map(float, last)) / 2
+    page = (docs / "results" / "summary.md").read_text()
+    assert f"| tiny-run | 2 | 2 | {mean:.4f} | {each} |" in page
+    # What is there is not trained again.
+    before = (work / "tiny-run-0" / "checkpoint.ckpt").stat().st_mtime_ns
+    results.main(given)
+    assert (work / "tiny-run-0" / "checkpoint.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_stops_in_time_and_goes_on(tmp_path: Path) -> None:
+    long = [*SMALL[:-1], "10000"]
+    given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0"]
+    with pytest.raises(SystemExit) as stopped:
+        results.main([*given, "--minutes", "0.25", *long])
+    assert stopped.value.code == 130
+    done = rows(tmp_path / "work" / "tiny-run-0" / "history.csv")
+    assert 0 < len(done) < 10000
+    assert not (tmp_path / "docs" / "results" / "tiny-run-0.csv").exists()
+    results.main([*given, *SMALL[:-1], str(len(done) + 1)])
+    after = rows(tmp_path / "docs" / "results" / "tiny-run-0.csv")
+    assert after[: len(done)] == done
+    assert len(after) == len(done) + 1
+
+
+def test_a_failed_training_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"mnist\.py.*failed"):
+        results.main([*folders(tmp_path), "--train", "tiny-run", "--batch_size", "999"])
+
+
+def test_the_kept_tables_make_the_kept_summary(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
+    results.main(folders(tmp_path))
+    kept = (ROOT / "docs" / "results" / "summary.md").read_text()
+    assert (tmp_path / "docs" / "results" / "summary.md").read_text() == kept
+    for name in results.EXPERIMENTS:
+        if list((ROOT / "docs" / "results").glob(f"{name}-*.csv")):
+            assert (tmp_path / "docs" / "figures" / f"{name}.png").exists()
