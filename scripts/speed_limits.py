@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ats.training.arguments import (
     add_training_arguments,
     folder,
+    not_negative_float,
     parse_with_recipe,
     patch_extents,
     positive_float,
@@ -94,6 +95,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=heights,
         default="16-130",
         help="SMALLEST-LARGEST height in pixels of the signs of composites",
+    )
+    add(
+        "--guide",
+        type=not_negative_float,
+        default=0.0,
+        help="pull of the attention to the pasted signs of composites, whose places are known "
+        "since they were put there; no place of a real sign is ever used",
     )
     add("--start", type=Path, default=None, help="weights_EEE.safetensors of a run to start from")
     add("--cache", type=Path, default=None, help="folder for decoded images, or the user's cache")
@@ -248,6 +256,7 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
             ],
             class_weights=balanced_weights(data.targets, classes),
             attention_decay=1e-5,
+            guide=args.guide,
             augment=RandomChange(pan=largest_pan(args.composite_size or test.high_shape)),
         )
 

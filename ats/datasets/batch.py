@@ -18,6 +18,8 @@ class Batch(NamedTuple):
         content_shape: extents (B, D) of that part of each small view that shows the image, where
             images of different sizes are padded; None where there is no padding.
         drawn: positions and patches that were drawn ahead (:class:`ats.Drawn`), or None.
+        places: centres (B, D) of the object of each image in pixels, float, NaN where there is none
+            or it is not known; None if that is so for all.
     """
 
     x_low: Tensor
@@ -26,6 +28,7 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     content_shape: Tensor | None = None
     drawn: Any = None
+    places: Tensor | None = None
 
 
 def collate(batch: Batch) -> Batch:

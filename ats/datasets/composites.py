@@ -130,7 +130,14 @@ class Composites(Dataset[Batch]):
             x_high=PastedImages(ArrayImages(parts), [composite.overlays for composite in made]),
             target=torch.tensor([composite.target for composite in made]),
             index=torch.tensor(indices),
+            places=torch.tensor([self._place(index) for index in indices]),
         )
+
+    def _place(self, index: int) -> tuple[float, float]:
+        """Centre of the object of a composite, NaN if it has none."""
+        for top, left, bottom, right in self.boxes(index):
+            return (top + bottom) / 2, (left + right) / 2
+        return math.nan, math.nan
 
     def compose(self, index: int) -> Composite:
         """What composite ``index`` is made of."""

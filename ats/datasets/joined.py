@@ -71,4 +71,20 @@ class Joined(Dataset[Batch]):
             x_high=JoinedImages([batch.x_high for batch in batches]),
             target=torch.cat([batch.target for batch in batches]),
             index=torch.tensor(indices),
+            places=_places(batches),
         )
+
+
+def _places(batches: Sequence[Batch]) -> Tensor | None:
+    """Those of all batches, as far as any knows them."""
+    if all(batch.places is None for batch in batches):
+        return None
+    unknown = [
+        torch.full_like(batch.x_high.shapes, torch.nan, dtype=torch.float32) for batch in batches
+    ]
+    return torch.cat(
+        [
+            none if batch.places is None else batch.places
+            for none, batch in zip(unknown, batches, strict=True)
+        ]
+    )

@@ -15,7 +15,10 @@ from ats.images import Images
 from ats.nn import AttentionSamplingOutput, Classifier
 from ats.training.averaged import Averaged
 from ats.training.batches import image_generators
+from ats.training.guide import guide_loss
+from ats.training.pointing import offsets_of_positions
 from ats.training.tasks import cross_entropy, wrong_class
+from ats.transforms import ChangedImages
 
 Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tuple[Tensor, Images]]
 """From small views, images and a generator for each image to other small views and images."""
@@ -47,6 +50,8 @@ class TrainingModule(lightning.LightningModule):
         error: of a single image, the measure to follow.
         average: decay of the averaged weights that are measured and kept, see
             :class:`ats.training.averaged.Averaged`; 0 for the weights of the last step.
+        guide: factor of :func:`ats.training.guide.guide_loss`, on images whose objects have known
+            places.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class TrainingModule(lightning.LightningModule):
         loss: Loss = cross_entropy,
         error: Error = wrong_class,
         average: float = 0.0,
+        guide: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -75,6 +81,7 @@ class TrainingModule(lightning.LightningModule):
         self.augment = augment
         self.loss = loss
         self.error = error
+        self.guide = guide
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     @property
@@ -92,11 +99,15 @@ class TrainingModule(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> tuple[Tensor, AttentionSamplingOutput]:
         """Logits and what was seen; what is random depends on seed, epoch and image alone."""
-        x_low, x_high, generators = self._inputs(batch)
+        return self._look(*self._inputs(batch))
+
+    def _look(
+        self, batch: Batch, generators: list[torch.Generator]
+    ) -> tuple[Tensor, AttentionSamplingOutput]:
         model = self.model if self.training else self.kept
         output: tuple[Tensor, AttentionSamplingOutput] = model(
-            x_low,
-            x_high,
+            batch.x_low,
+            batch.x_high,
             generator=generators,
             content_shape=batch.content_shape,
             drawn=batch.drawn,
@@ -106,9 +117,9 @@ class TrainingModule(lightning.LightningModule):
     def draw(self, batch: Batch) -> Drawn:
         """Draw for a batch that will be trained on later, and begin to read its patches."""
         batch = self.transfer_batch_to_device(batch, self.device, 0)
-        x_low, x_high, generators = self._inputs(batch)
+        batch, generators = self._inputs(batch)
         return self.model.sampling.draw(
-            x_low, x_high, generator=generators, content_shape=batch.content_shape
+            batch.x_low, batch.x_high, generator=generators, content_shape=batch.content_shape
         )
 
     def transfer_batch_to_device(
@@ -118,14 +129,15 @@ class TrainingModule(lightning.LightningModule):
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved._replace(index=batch.index)
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Images | Tensor, list[torch.Generator]]:
-        """Small views and images, changed in training, and what the positions are drawn with."""
+    def _inputs(self, batch: Batch) -> tuple[Batch, list[torch.Generator]]:
+        """The images, changed in training, and what the positions are drawn with."""
         generators = image_generators(self.seed, self.current_epoch, batch.index.tolist())
-        x_low: Tensor = batch.x_low
-        x_high: Images | Tensor = batch.x_high
         if self.training and self.augment is not None:
-            x_low, x_high = self.augment(x_low, x_high, generators)
-        return x_low, x_high, generators
+            x_low, x_high = self.augment(batch.x_low, batch.x_high, generators)
+            batch = batch._replace(x_low=x_low, x_high=x_high)
+            if batch.places is not None and isinstance(x_high, ChangedImages):
+                batch = batch._replace(places=batch.places + x_high.change.pan.to(batch.places))
+        return batch, generators
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate, from nothing but the place in the run."""
@@ -148,6 +160,14 @@ class TrainingModule(lightning.LightningModule):
         loss, outputs = self._step(batch, "train")
         return loss + self._penalty(outputs["seen"].attention)
 
+    def _pull(self, batch: Batch, attention: Tensor) -> Tensor | float:
+        """The factor times the guide's loss."""
+        if not self.guide or batch.places is None:
+            return 0.0
+        sample = self.model.sampling.sample
+        offsets = offsets_of_positions(sample, attention, batch)
+        return self.guide * guide_loss(attention, offsets, sample.patch_size, batch.places).mean()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Measure loss and error on the test set; ``logits`` and what was ``seen``."""
         return self._step(batch, "test")[1]
@@ -157,7 +177,8 @@ class TrainingModule(lightning.LightningModule):
         return self.make_optimizer(self.model.parameters())
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Any]]:
-        logits, seen = self(batch)
+        batch, generators = self._inputs(batch)
+        logits, seen = self._look(batch, generators)
         weights: Tensor | None = None
         if stage == "train":
             weights = self.class_weights  # type: ignore[assignment]
@@ -177,6 +198,8 @@ class TrainingModule(lightning.LightningModule):
             )
         if not torch.compiler.is_compiling() and stage == "train":
             self._check_finite(loss)
+        if stage == "train":
+            loss = loss + self._pull(batch, seen.attention)
         return loss - self.regularizer_strength * mean_entropy, {"logits": logits, "seen": seen}
 
     def _penalty(self, attention: Tensor) -> Tensor | float:
