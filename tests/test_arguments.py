@@ -45,6 +45,7 @@ def test_the_fast_recipe(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--recipe", "fast"])
     assert (args.batch_size, args.epochs, args.lr) == (8, 30, 0.001)
     assert (args.schedule, args.warmup, args.average) == ("cosine", 0.5, 0.998)
+    assert args.augment == "affine"
     assert sampling_arguments(args)["design"] == Systematic(centred=True)
     assert script.parse(["data", "out", "--recipe", "fast", "--epochs", "7"]).epochs == 7
 

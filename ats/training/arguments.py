@@ -17,6 +17,7 @@ RECIPES: dict[str, dict[str, object]] = {
         "schedule": "cosine",
         "warmup": 0.5,
         "average": 0.998,
+        "augment": "affine",
     },
     "published": {"design": "published", "centring": False, "prior": "none", "feature_scale": 0.0},
 }
@@ -53,8 +54,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RECIPES,
         default="default",
         help="fast: good results within 30 epochs (small batches, warm-up, a cosine schedule, "
-        "averaged weights); published: the settings of the 2019 program (its biased gradient, no "
-        "prior, no feature scale); options given beside it hold",
+        "averaged weights, affine augmentation); published: the settings of the 2019 program (its "
+        "biased gradient, no prior, no feature scale); options given beside it hold",
     )
     add("--design", choices=TRAINING_DESIGNS, default="systematic", help="sampling design")
     add(
@@ -74,6 +75,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         type=not_negative_float,
         default=10.0,
         help="start of the learnable scale on the features, 0 for none",
+    )
+    add(
+        "--augment",
+        choices=("none", "affine"),
+        default="none",
+        help="affine: what each training patch shows is rotated, scaled and sheared a little",
     )
     add(
         "--average",

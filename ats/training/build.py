@@ -1,7 +1,7 @@
 """From parsed arguments to what they name."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ats import sampling
+from ats.affine import RandomAffine
+from ats.images import Images
 from ats.prior import local_contrast
+
+Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tuple[Tensor, Images]]
+"""From small views, images and a generator for each image to other small views and images."""
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -35,6 +40,22 @@ def training_design(name: str, *, centred: bool) -> sampling.DesignFunction:
     if centred and isinstance(design, sampling.Design):
         return replace(design, centred=True)
     return design
+
+
+def augmentation(args: argparse.Namespace, own: Augmentation | None) -> Augmentation | None:
+    """The changes of training images that the arguments name, and then an experiment's own."""
+    if args.augment == "none":
+        return own
+    affine = RandomAffine()
+
+    def change(
+        x_low: Tensor, x_high: Images | Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Images]:
+        # In this order an image that is panned outermost says how far.
+        x_low, turned = affine(x_low, x_high, generators)
+        return (x_low, turned) if own is None else own(x_low, turned, generators)
+
+    return change
 
 
 def start_as_keras(optimizer: torch.optim.Adam) -> None:

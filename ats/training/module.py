@@ -1,6 +1,6 @@
 """A classifier with attention sampling as a Lightning module."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import lightning
@@ -11,18 +11,14 @@ from torch.optim import Optimizer
 from ats.ahead import Drawn
 from ats.datasets.batch import Batch
 from ats.entropy import entropy
-from ats.images import Images
 from ats.nn import AttentionSamplingOutput, Classifier
 from ats.training.averaged import Averaged
 from ats.training.batches import image_generators
+from ats.training.build import Augmentation
 from ats.training.guide import guide_loss
 from ats.training.pointing import offsets_of_positions
 from ats.training.tasks import cross_entropy, wrong_class
 from ats.transforms import ChangedImages
-
-Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tuple[Tensor, Images]]
-"""From small views, images and a generator for each image to other small views and images."""
-
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """From logits (B, T), targets (B, ...) and class weights (T) to losses (B,)."""

@@ -26,7 +26,7 @@ from ats.datasets.batch import Batch, collate
 from ats.files import atomic_path, write_json
 from ats.nn import Classifier
 from ats.training.batches import AheadLoader, EpochBatches, default_micro_batch, normalises_batches
-from ats.training.build import make_optimizer
+from ats.training.build import Augmentation, augmentation, make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.folder import open_run
 from ats.training.history import History, read_history
@@ -61,6 +61,7 @@ def fit(
     picture: tuple[Batch, Tensor] | None = None,
     describe: Callable[[Tensor, Tensor], str] | None = None,
     callbacks: Sequence[lightning.Callback] = (),
+    augment: Augmentation | None = None,
     **objective: Any,
 ) -> dict[str, float]:
     """Train as the arguments say, write everything to ``args.output``, and return the last row.
@@ -78,6 +79,7 @@ def fit(
             the predicted and the true class.
         callbacks: what an experiment measures and writes besides; those with ``measures``, names
             of the metrics that they log, get columns in the table.
+        augment: change of the training images beside that of the arguments.
         objective: further arguments of :class:`ats.training.module.TrainingModule`.
 
     Raises:
@@ -99,6 +101,7 @@ def fit(
         seed=args.seed,
         average=args.average,
         learning_rate_factor=partial(learning_rate_factor, args),
+        augment=augmentation(args, augment),
         **objective,
     )
     draw = module.draw if getattr(args, "read_ahead", False) else None

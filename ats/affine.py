@@ -1,0 +1,168 @@
+"""Rotation, scale and shear of what each patch shows, which the small view hardly notices."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ats.images import Images, as_images
+from ats.nn import unit_float
+
+
+class TurnedImages:
+    """Images that are turned, stretched and sheared around the centre of each patch read from them.
+
+    The pixel at p from the centre of a patch is that of the image at A p from there, interpolated
+    linearly. Enough of the image is read that nothing of a patch is made up: beyond the borders of
+    the image alone there are zeros.
+
+    Args:
+        images: a tensor (B, C, H, W) or :class:`ats.Images`, left as they are.
+        seeds: of what is drawn for each image.
+        transform: says how much.
+    """
+
+    def __init__(
+        self, images: Images | Tensor, seeds: Sequence[int], transform: "RandomAffine"
+    ) -> None:
+        self.images = as_images(images)
+        self.seeds = list(seeds)
+        self.transform = transform
+
+    @property
+    def shapes(self) -> Tensor:
+        """Spatial extents (B, 2) int64."""
+        return self.images.shapes
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.images.channels
+
+    def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
+        """Patches (B, N, C, h, w), floating point, unsigned integers scaled to [0, 1]."""
+        reach = self.transform.reach(size)
+        # As much on both sides, so that the centre stays where it is.
+        margins = [
+            max(math.ceil((far - extent) / 2), 0) for far, extent in zip(reach, size, strict=True)
+        ]
+        wide = [extent + 2 * margin for extent, margin in zip(size, margins, strict=True)]
+        corners = offsets - torch.tensor(margins, device=offsets.device)
+        pixels = unit_float(self.images.patches(corners, wide))
+        matrices = torch.stack(
+            [self.transform.matrices(seed, offsets.shape[1]) for seed in self.seeds]
+        )
+        return turned(pixels, matrices, size)
+
+
+def turned(pixels: Tensor, matrices: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of patches, turned around their centre.
+
+    Args:
+        pixels: (B, N, C, H, W) floating point.
+        matrices: A (B, N, 2, 2), from places in the result to places in the pixels, both from the
+            centre, row before column.
+        size: h, w of the result.
+
+    Returns:
+        (B, N, C, h, w), 0 where there are no pixels.
+    """
+    # Places from the centre, counted in half extents of the pixels.
+    half = [extent / 2 for extent in pixels.shape[3:]]
+    rows, columns = (
+        torch.arange(extent, device=pixels.device, dtype=pixels.dtype) - (extent - 1) / 2
+        for extent in size
+    )
+    flat = matrices.to(pixels).flatten(0, 1)
+    places = [
+        (flat[:, axis, 0, None] * rows).unsqueeze(2) / half[axis]
+        + (flat[:, axis, 1, None] * columns).unsqueeze(1) / half[axis]
+        for axis in range(2)
+    ]
+    # That of the column comes first.
+    grid = torch.stack(places[::-1], 3)
+    out = F.grid_sample(
+        pixels.flatten(0, 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return out.reshape(*pixels.shape[:3], *out.shape[2:])
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Rotation, scale and shear drawn anew for each patch, in two dimensions.
+
+    For what may be seen from any side or in any size. The small view is left as it is: keep the
+    changes so small that it would look the same.
+
+    Args:
+        degrees: largest rotation to either side.
+        scale: bounds of the size of what is shown, drawn with a uniform logarithm.
+        shear: largest shear to either side, in pixels a pixel.
+
+    Raises:
+        ValueError: bounds of the scale that are not positive or in the wrong order; a negative
+            rotation or shear.
+    """
+
+    degrees: float = 15.0
+    scale: tuple[float, float] = (0.85, 1.18)
+    shear: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale={self.scale} must be two positive bounds, the smaller first")
+        for name in ("degrees", "shear"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+
+    def __call__(
+        self, x_low: Tensor, x_high: Images | Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, TurnedImages]:
+        """The small views as they are, and images whose patches are turned.
+
+        Args:
+            x_low: (B, C, h, w).
+            x_high: the same images in full resolution.
+            generators: a CPU generator for each image.
+
+        Raises:
+            ValueError: images of other than two dimensions; not one generator for each image.
+        """
+        images = as_images(x_high)
+        if images.shapes.shape[1] != 2:
+            raise ValueError(
+                f"x_high has {images.shapes.shape[1]} spatial dimensions; patches can be turned in "
+                "two alone"
+            )
+        if not len(generators) == len(x_low) == len(images.shapes):
+            raise ValueError(
+                f"generators={len(generators)}, x_low={len(x_low)} and x_high={len(images.shapes)} "
+                "must be of one length; give one generator for each image"
+            )
+        seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in generators]
+        return x_low, TurnedImages(images, seeds, self)
+
+    def matrices(self, seed: int, count: int) -> Tensor:
+        """A (count, 2, 2) float64 of the patches of an image, see :class:`TurnedImages`."""
+        generator = torch.Generator().manual_seed(seed)
+        numbers = 2 * torch.rand(count, 3, generator=generator, dtype=torch.float64) - 1
+        angle = numbers[:, 0] * math.radians(self.degrees)
+        low, high = (math.log(bound) for bound in self.scale)
+        # What is shown larger is read from a smaller part of the image.
+        size = torch.exp(-(low + high) / 2 - numbers[:, 1] * (high - low) / 2)
+        cos, sin = angle.cos() * size, angle.sin() * size
+        shear = numbers[:, 2] * self.shear
+        # Sheared along the columns, then rotated; row before column.
+        rows = [torch.stack([shear * sin + cos, sin], 1), torch.stack([shear * cos - sin, cos], 1)]
+        return torch.stack(rows, 1)
+
+    def reach(self, size: Sequence[int]) -> tuple[float, float]:
+        """Rows and columns of the image that a patch of so many can show."""
+        sin = math.sin(math.radians(min(self.degrees, 90.0)))
+        height, width = size
+        rows = sin * width + (1 + self.shear * sin) * height
+        columns = width + (self.shear + sin) * height
+        return rows / self.scale[0], columns / self.scale[0]
