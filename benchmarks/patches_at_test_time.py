@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     def act() -> None:
         print(markdown(tabulate(read_run(args.run, args.dataset), args), args.draws))
 
-    stopped = "the same command goes on after the last row of its --csv"
+    stopped = "with --csv the same command goes on after the last row of the table"
     status = exit_status(act, name=Path(__file__).name, stopped=stopped)
     if status:
         raise SystemExit(status)

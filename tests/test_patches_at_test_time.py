@@ -123,8 +123,11 @@ def losses(folder: Path, inference: Any, n_patches: int, calls: int = 1) -> list
 
 @pytest.mark.parametrize("n_patches", [1, 5])
 def test_columns_are_passes_of_the_network(trained: Path, tmp_path: Path, n_patches: int) -> None:
-    options = ("--n_patches", n_patches, "--draws", 4, 1, 3, "--seed", 7)
+    options = ("--n_patches", n_patches, "--draws", 4, 1, 3, 4, "--seed", 7)
     row = measure(trained, tmp_path / "a.csv", *options)[str(n_patches)]
+    assert [name for name in row if name.endswith("_loss")] == [
+        f"{name}_loss" for name in ("deterministic", "top", "draws_1", "draws_3", "draws_4")
+    ]
     design = Systematic()
     single = losses(trained, design, n_patches, 4)
     wanted = {
