@@ -1,4 +1,4 @@
-"""Test error of a finished run against the number of patches that it may look at, as it is trained.
+"""Test error of a finished run against the number of patches that it may look at.
 
 Takes the folder of a run of ``scripts/mnist.py`` or ``scripts/speed_limits.py``, and the latest
 weights in it. For each number of patches: one deterministic pass; the largest attention; and draws
