@@ -196,7 +196,7 @@ def test_a_moved_data_set_and_a_longer_run(data: Path, own: Path, tmp_path: Path
 
 
 def test_runs_of_former_versions_and_other_designs(own: Path, tmp_path: Path) -> None:
-    change(own, average=None, schedule=None, design="published")
+    change(own, average=None, inference=None, design="published")
     found = measure(own, tmp_path / "a.csv", "--n_patches", 1, 3, "--draws", 2)
     assert_measured_as_in_training(found["3"], own, 1e-6)
 
