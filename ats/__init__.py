@@ -2,6 +2,7 @@
 
 from ats.ahead import Drawn, read_ahead
 from ats.entropy import entropy
+from ats.exact import ExactOutput, exact_expectation
 from ats.geometry import patch_offsets
 from ats.images import (
     ArrayImages,
@@ -34,6 +35,7 @@ __all__ = [
     "AttentionSamplingOutput",
     "Classifier",
     "Drawn",
+    "ExactOutput",
     "Expectation",
     "FileImages",
     "Images",
@@ -47,6 +49,7 @@ __all__ = [
     "TensorImages",
     "as_images",
     "entropy",
+    "exact_expectation",
     "expectation",
     "extract_patches",
     "local_contrast",

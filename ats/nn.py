@@ -140,7 +140,7 @@ class SamplePatches(nn.Module):
         positions, weights, offsets = self.locate(
             attention,
             x_low,
-            _shape_of(x_high, x_low),
+            shape_of(x_high, x_low),
             generator=generator,
             n_patches=n_patches,
             content_shape=content_shape,
@@ -342,7 +342,7 @@ class AttentionSampling(nn.Module):
         positions, weights, offsets = self.sample.locate(
             attention,
             x_low,
-            _shape_of(x_high, x_low),
+            shape_of(x_high, x_low),
             generator=generator,
             content_shape=content_shape,
         )
@@ -427,8 +427,12 @@ class Classifier(nn.Module):
             content_shape=content_shape,
             drawn=drawn,
         )
-        features = seen.features if self.scale is None else seen.features * self.scale
-        return self.linear(features), seen
+        return self.logits(seen.features), seen
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (B, n_classes) of features (B, F), such as :func:`ats.exact_expectation`."""
+        logits: Tensor = self.linear(features if self.scale is None else features * self.scale)
+        return logits
 
 
 def unit_float(x: Tensor) -> Tensor:
@@ -457,7 +461,7 @@ def _at(attention: Tensor, positions: Tensor) -> Tensor:
     return attention.flatten(1).gather(1, flat)
 
 
-def _shape_of(x_high: Images | Tensor, x_low: Tensor) -> Shape:
+def shape_of(x_high: Images | Tensor, x_low: Tensor) -> Shape:
     """Extents of images that must be as many, and have as many dimensions, as their small views."""
     shapes = as_images(x_high).shapes
     if len(shapes) != x_low.shape[0]:

@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     "images": ({"patches", "files", "threads"}, None),
     "ahead": ({"threads"}, TORCH),
     "nn": ({"sampling", "geometry", "images", "prior", "ahead"}, TORCH),
+    "exact": ({"geometry", "images", "nn"}, TORCH),
     "nested": ({"sampling", "images", "nn"}, TORCH),
     "networks": ({"nn"}, TORCH),
     "transforms": ({"nn", "images"}, TORCH),
@@ -34,7 +35,7 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     "cli": (None, None),
     "api": (None, None),
     "__main__": ({"cli"}, set()),
-    "__init__": ({*MATHEMATICS, "images", "ahead", "nn", "nested"}, set()),
+    "__init__": ({*MATHEMATICS, "images", "ahead", "nn", "exact", "nested"}, set()),
 }
 
 # What `import ats` must do without.
