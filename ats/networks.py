@@ -151,6 +151,7 @@ def residual_features(
     strides: Sequence[int] = (1, 2, 2, 2),
     *,
     momentum: float = 0.1,
+    normalize: bool = True,
 ) -> nn.Sequential:
     """Features of length 1 from a pre-activation residual network.
 
@@ -164,6 +165,7 @@ def residual_features(
         momentum: share of a batch in the running statistics of batch norm. The 2019 program has
             0.01. Since they begin at a variance of 1, a network is then evaluated with useless
             statistics for its first hundreds of steps.
+        normalize: to length 1; else features are as long as what they found is plain.
 
     Returns:
         Network from (B, C, H, W) to (B, width).
@@ -189,7 +191,7 @@ def residual_features(
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        L2Normalize(),
+        *([L2Normalize()] if normalize else []),
     )
 
 

@@ -393,6 +393,9 @@ class Classifier(nn.Module):
         scale: start of a learnable factor on the features. Normalised features give a linear layer
             a narrow range of logits, which slows training; about 10 opens it, as in cosine
             classifiers. None leaves it out.
+        normalize: bring the average to length 1 first. With features that were not normalised one
+            by one, and are long where they found something, a small object among many patches that
+            show nothing is then as plain as one that fills them all.
     """
 
     def __init__(
@@ -402,9 +405,11 @@ class Classifier(nn.Module):
         n_classes: int,
         *,
         scale: float | None = 10.0,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         self.sampling = sampling
+        self.normalize = L2Normalize() if normalize else nn.Identity()
         self.scale = None if scale is None else nn.Parameter(torch.tensor(float(scale)))
         self.linear = nn.Linear(n_features, n_classes)
 
@@ -431,6 +436,7 @@ class Classifier(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits (B, n_classes) of features (B, F), such as :func:`ats.exact_expectation`."""
+        features = self.normalize(features)
         logits: Tensor = self.linear(features if self.scale is None else features * self.scale)
         return logits
 

@@ -69,6 +69,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="published",
         help="attention network: that of 2019, or one that is strided, wider and sees more",
     )
+    add(
+        "--normalize",
+        choices=("patches", "image"),
+        default="patches",
+        help="what is brought to length 1: the features of each patch, as in 2019, or their "
+        "average, in which a small sign then counts as much as a large one",
+    )
     add("--batch_size", type=positive_int, default=32, help="images of a batch")
     add(
         "--decrease_lr_at",
@@ -160,12 +167,21 @@ def build_model(
     published = args.attention == "published"
     sampling = AttentionSampling(
         speed_limits_attention() if published else strided_attention(),
-        residual_features(momentum=0.01 if args.recipe == "published" else 0.1),
+        residual_features(
+            momentum=0.01 if args.recipe == "published" else 0.1,
+            normalize=args.normalize == "patches",
+        ),
         receptive_field=9 if published else 0,
         smoothing=1e-4,
         **sampling_arguments(args),
     )
-    model = Classifier(sampling, 32, n_classes, scale=args.feature_scale or None)
+    model = Classifier(
+        sampling,
+        32,
+        n_classes,
+        scale=args.feature_scale or None,
+        normalize=args.normalize == "image",
+    )
     glorot_uniform_(model)
     return model
 
