@@ -186,7 +186,7 @@ def test_columns_that_came_later(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     write_history(path, [old, new])
     assert read_history(path) == [old, new]
-    assert mean_of([[old], [new]])[0].keys() == old.keys()
+    assert mean_of([[new], [old]])[0].keys() == old.keys()
     # Only what came later may be missing.
     path.write_text(path.read_text().replace("1,1.0,", "1,,"))
     with pytest.raises(ValueError, match=r"history.csv is damaged"):
