@@ -28,6 +28,7 @@ class AttentionSamplingOutput(NamedTuple):
         positions: (B, N, D) in the attention map.
         offsets: (B, N, D) in pixels of the full-resolution image.
         weights: (B, N) of the patches.
+        patch_features: (B, N, \\*F) of which ``features`` is the weighted sum.
     """
 
     features: Tensor
@@ -36,6 +37,7 @@ class AttentionSamplingOutput(NamedTuple):
     positions: Tensor
     offsets: Tensor
     weights: Tensor
+    patch_features: Tensor
 
 
 class SampleSoftmax(nn.Module):
@@ -306,12 +308,18 @@ class AttentionSampling(nn.Module):
         else:
             positions, offsets, patches = drawn.positions, drawn.offsets, drawn.patches.result()
             centred = getattr(self.sample.design, "centred", False)
-            weights = importance_weights(_at(attention, positions), drawn.ratio, centred)
+            weights = importance_weights(at_positions(attention, positions), drawn.ratio, centred)
         patches = unit_float(patches.to(x_low.device, non_blocking=True)).to(x_low.dtype)
         features = self.feature(patches.flatten(0, 1))
         features = features.unflatten(0, weights.shape)
         return AttentionSamplingOutput(
-            self.expectation(features, weights), attention, patches, positions, offsets, weights
+            features=self.expectation(features, weights),
+            attention=attention,
+            patches=patches,
+            positions=positions,
+            offsets=offsets,
+            weights=weights,
+            patch_features=features,
         )
 
     @torch.no_grad()
@@ -346,7 +354,7 @@ class AttentionSampling(nn.Module):
             generator=generator,
             content_shape=content_shape,
         )
-        ratio = weights.double() / _at(attention, positions).double().clamp_min(TINY)
+        ratio = weights.double() / at_positions(attention, positions).double().clamp_min(TINY)
         images, size = as_images(x_high), self.sample.patch_size
         patches = in_background(lambda: images.patches(offsets, size))
         return Drawn(positions, ratio, offsets, patches)
@@ -459,7 +467,7 @@ def glorot_uniform_(network: nn.Module) -> nn.Module:
     return network
 
 
-def _at(attention: Tensor, positions: Tensor) -> Tensor:
+def at_positions(attention: Tensor, positions: Tensor) -> Tensor:
     """Attention (B, N) at positions (B, N, D) of maps (B, \\*map)."""
     flat = positions.new_zeros(())
     for axis, extent in enumerate(attention.shape[1:]):

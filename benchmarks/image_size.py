@@ -162,8 +162,8 @@ class Training:
             with warnings.catch_warnings():
                 # There is no Lightning trainer here whose log the module could write to.
                 warnings.simplefilter("ignore")
-                loss = self.module.training_step(self._moved(batch), number)
-            (loss / len(self.batches)).backward()  # type: ignore[no-untyped-call]
+                loss = self.module.training_step(self._moved(batch), number)["loss"]
+            (loss / len(self.batches)).backward()
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clipnorm)
         self.optimizer.step()

@@ -49,6 +49,8 @@ def test_shapes_and_gradients_in_every_dimension(dim: int, channels: int) -> Non
     assert seen.patches.shape == (2, 3, channels, *PATCH[:dim])
     assert seen.positions.shape == seen.offsets.shape == (2, 3, dim)
     assert torch.equal(seen.patches, ats.extract_patches(high, seen.offsets, PATCH[:dim]))
+    assert seen.patch_features.shape == (2, 3, 5)
+    assert torch.equal(seen.features, ats.expectation(seen.patch_features, seen.weights))
     seen.features.square().sum().backward()
     for parameter in model.parameters():
         assert parameter.grad is not None

@@ -254,7 +254,7 @@ def test_class_weights_count_and_do_not_depend_on_the_batch() -> None:
     logits, _ = module(batch)
     terms = nn.functional.cross_entropy(logits, batch.target, reduction="none")
     wanted = (terms * weights[batch.target]).mean()
-    torch.testing.assert_close(module.training_step(batch, 0), wanted)
+    torch.testing.assert_close(module.training_step(batch, 0)["loss"], wanted)
     # The test is measured without them.
     assert small_module()[0].class_weights is None
     parts = [
@@ -266,14 +266,15 @@ def test_class_weights_count_and_do_not_depend_on_the_batch() -> None:
         )
         for n in range(5)
     ]
-    torch.testing.assert_close(sum(module.training_step(part, 0) for part in parts) / 5, wanted)
+    losses = [module.training_step(part, 0)["loss"] for part in parts]
+    torch.testing.assert_close(sum(losses) / 5, wanted)
 
 
 def test_the_attention_s_kernels_decay() -> None:
     plain, batch = small_module()
     decayed, _ = small_module(attention_decay=0.1)
     kernel = plain.model.sampling.attention.weight
-    difference = decayed.training_step(batch, 0) - plain.training_step(batch, 0)
+    difference = decayed.training_step(batch, 0)["loss"] - plain.training_step(batch, 0)["loss"]
     torch.testing.assert_close(difference, 0.1 * kernel.square().sum())  # type: ignore[operator]
 
 
@@ -284,7 +285,7 @@ def test_an_attention_without_a_choice_does_not_decay() -> None:
     sampling.attention = nn.Sequential(sampling.attention, nn.AdaptiveMaxPool2d(1))
     sampling.sample.n_patches = 1
     sampling.sample.design = ats.sampling.Systematic()
-    module.training_step(batch, 0).backward()
+    module.training_step(batch, 0)["loss"].backward()
     kernel = sampling.attention[0].weight
     assert kernel.grad is None or not kernel.grad.any()
 

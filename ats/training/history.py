@@ -1,8 +1,10 @@
 """The table of a run: one row an epoch."""
 
 import csv
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import lightning
@@ -36,7 +38,13 @@ def read_history(path: Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return [
-            {name: float(row[name]) for name in dict.fromkeys((*COLUMNS, *row))} for row in rows
+            {
+                name: float(row[name])
+                for name in dict.fromkeys((*COLUMNS, *row))
+                # A measure that came later has no value in former rows.
+                if name in COLUMNS or row[name] != ""
+            }
+            for row in rows
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -47,7 +55,11 @@ def read_history(path: Path) -> list[Row]:
 def mean_of(tables: list[list[Row]]) -> list[Row]:
     """The mean of several tables, epoch by epoch."""
     return [
-        {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        {
+            name: float(np.mean([row[name] for row in rows]))
+            for name in rows[0]
+            if all(name in row for row in rows)
+        }
         for rows in zip(*tables, strict=False)
     ]
 
@@ -55,7 +67,7 @@ def mean_of(tables: list[list[Row]]) -> list[Row]:
 def write_history(path: Path, rows: list[Row]) -> None:
     """Write the whole table, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys([*COLUMNS, *(rows[0] if rows else ())])))
+        writer = csv.DictWriter(file, list(dict.fromkeys(chain(COLUMNS, *rows))))
         writer.writeheader()
         for row in rows:
             writer.writerow({**row, "epoch": int(row["epoch"])})
@@ -69,12 +81,27 @@ class History(lightning.Callback):
     Args:
         output: folder to write to.
         images_per_epoch: that are trained on.
-        measures: names of further metrics, each a column.
+        callbacks: those with ``measures``, names of further metrics, get a column for each. They
+            are on the line as well, or of a callback with ``printed`` those that it names.
+        advise: from the rows so far to what the user shall be told, a line each on stderr.
     """
 
-    def __init__(self, output: Path, images_per_epoch: int, measures: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        output: Path,
+        images_per_epoch: int,
+        callbacks: Sequence[lightning.Callback] = (),
+        advise: Callable[[list[Row]], Sequence[str]] = lambda _: (),
+    ) -> None:
         self.output = output
-        self.columns = (*COLUMNS, *measures)
+        measures = [getattr(callback, "measures", ()) for callback in callbacks]
+        self.columns = (*COLUMNS, *chain(*measures))
+        self.printed = [
+            name
+            for callback, names in zip(callbacks, measures, strict=True)
+            for name in getattr(callback, "printed", names)
+        ]
+        self.advise = advise
         self.images_per_epoch = images_per_epoch
         self.rows: list[Row] = []
         self.sparing = Sparing()
@@ -123,9 +150,11 @@ class History(lightning.Callback):
                 with self.sparing.drawing():
                     save_learning_curves(self.output / "curves.png", {"": self.rows})
             self._print(row, trainer.max_epochs or 0)
+            for advice in self.advise(self.rows):
+                print(advice, file=sys.stderr, flush=True)
 
     def _print(self, row: Row, epochs: int) -> None:
-        measures = "".join(f"{name}: {row[name]:.3f}, " for name in self.columns[len(COLUMNS) :])
+        measures = "".join(f"{name}: {row[name]:.3f}, " for name in self.printed)
         left = (epochs - int(row["epoch"]) - 1) * (time.perf_counter() - self._started)
         print(
             f"Epoch {int(row['epoch']) + 1}/{epochs}: loss {row['train_loss']:.4f}, "

@@ -151,10 +151,10 @@ class TrainingModule(lightning.LightningModule):
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * factor
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The ``loss`` of a batch, its ``logits`` and what was ``seen``."""
         loss, outputs = self._step(batch, "train")
-        return loss + self._penalty(outputs["seen"].attention)
+        return {"loss": loss + self._penalty(outputs["seen"].attention), **outputs}
 
     def _pull(self, batch: Batch, attention: Tensor) -> Tensor | float:
         """The factor times the guide's loss."""

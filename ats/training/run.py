@@ -28,6 +28,7 @@ from ats.nn import Classifier
 from ats.training.batches import AheadLoader, EpochBatches, default_micro_batch, normalises_batches
 from ats.training.build import Augmentation, augmentation, make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
+from ats.training.diagnosis import Diagnosis
 from ats.training.folder import open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
@@ -78,7 +79,7 @@ def fit(
         describe: what is written above them, of the logits and the target of the image; by default
             the predicted and the true class.
         callbacks: what an experiment measures and writes besides; those with ``measures``, names
-            of the metrics that they log, get columns in the table.
+            of the metrics that they log, get columns in the table; ``printed`` says which to print.
         augment: change of the training images beside that of the arguments.
         objective: further arguments of :class:`ats.training.module.TrainingModule`.
 
@@ -106,8 +107,9 @@ def fit(
     )
     draw = module.draw if getattr(args, "read_ahead", False) else None
     loaders = _loaders(train, test, args, micro, accelerator, draw, _first_epoch(checkpoint))
-    measures = [name for callback in callbacks for name in getattr(callback, "measures", ())]
-    history = History(output, len(train) - len(train) % args.batch_size, measures)
+    callbacks = [diagnosis := Diagnosis(args), *callbacks]
+    images = len(train) - len(train) % args.batch_size
+    history = History(output, images, callbacks, diagnosis.advice)
     say = describe or class_and_truth(classes)
     pictures = [Pictures(output, *picture, say)] if picture else []
     # Convolutions of small patches run a fifth faster with their channels last.
