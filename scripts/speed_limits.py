@@ -90,6 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="real scenes; drawn signs pasted onto training scenes without a limit; or both",
     )
     add("--composites", type=positive_int, default=2000, help="composites of an epoch")
+    add("--repeat", type=positive_int, default=1, help="times that an epoch has each real scene")
     add(
         "--composite_size",
         type=patch_extents,
@@ -198,7 +199,7 @@ def training_set(
 
     parts: list[LabelledBatches] = []
     if args.train_on != "composites":
-        parts.append(read(source.scenes(train=True), source.classes))
+        parts += [read(source.scenes(train=True), source.classes)] * args.repeat
     if args.train_on != "scenes":
         backgrounds = read(source.backgrounds(), [EMPTY, "OTHER"])
         draw = partial(draw_limit, ground=GROUNDS[args.source], wear=WEAR)
