@@ -42,9 +42,10 @@ class Method(NamedTuple):
     n_patches: int | None = None
 
 
+ATTENTION = (*SPEED_LIMITS, "--attention", "strided", "--normalize", "image")
 METHODS = {
-    "attention, 5 patches": Method(SPEED_LIMITS, 5),
-    "attention, 10 patches": Method(SPEED_LIMITS, 10),
+    "attention, 5 patches": Method(ATTENTION, 5),
+    "attention, 10 patches": Method(ATTENTION, 10),
     "whole image, scale 0.3": Method((*WHOLE, "small")),
     "whole image, full size": Method((*WHOLE, "full")),
 }
@@ -66,6 +67,8 @@ class Stage(NamedTuple):
 
 SMALL = "--train_on composites --composite_size 64x64 --batch_size 16"
 ONE = "--patch_size 64x64 --n_patches 1"
+# No composite is seen twice.
+COSINE = "--epochs 1 --schedule cosine --warmup 0.02"
 PLAIN = (Stage("plain", "--epochs 40"),)
 COMPOSITES = (
     Stage("1-read", f"{SMALL} --composites 16000 --composite_heights 28-60 --epochs 4", ONE),
@@ -76,14 +79,14 @@ COMPOSITES = (
     ),
     Stage(
         "3-find",
-        "--train_on composites --composite_size 320x320 --composites 4000 "
-        "--composite_heights 16-90 --epochs 4",
-        "--n_patches 3",
+        "--train_on composites --composite_size 320x320 --composites 16000 "
+        f"--composite_heights 16-90 {COSINE}",
+        "--n_patches 3 --guide 1",
     ),
     Stage(
         "4-both",
-        "--train_on both --composites 1200 --epochs 8 --decrease_lr_at 6 --average 0.998",
-        "--n_patches 10",
+        f"--train_on both --composites 9600 --repeat 8 --average 0.998 {COSINE}",
+        "--n_patches 10 --guide 0.5",
     ),
     Stage("5-real", "--epochs 4 --lr 0.0001 --average 0.99"),
 )

@@ -10,6 +10,8 @@ Pixels = NDArray[np.uint8]
 
 # Pictures are made this many times larger and then averaged, which makes their edges smooth.
 _OVERSAMPLING = 3
+# Up to this wear, light and camera are good.
+_GOOD = 0.3
 
 
 def as_seen(picture: Any, rng: np.random.Generator, height: int, wear: float) -> Pixels:
@@ -34,7 +36,9 @@ def as_seen(picture: Any, rng: np.random.Generator, height: int, wear: float) ->
     # More than twice the pixels of the result are work without an effect.
     picture = picture.reduce(max(1, picture.height // (2 * height)))
     pixels = np.asarray(picture, dtype=np.float32)
-    worn = Image.fromarray(_worn(pixels, rng, wear).astype(np.uint8), "RGBA")
+    # Of its own, so that what is in good light does not depend on it.
+    harsh = rng.spawn(1)[0]
+    worn = Image.fromarray(_exposed(_worn(pixels, rng, wear), harsh, wear).astype(np.uint8), "RGBA")
     turned = _turned(worn, rng, wear)
     turned = turned.crop(turned.getbbox())
     wide = max(2, round(height * turned.width / turned.height))
@@ -51,6 +55,8 @@ def as_seen(picture: Any, rng: np.random.Generator, height: int, wear: float) ->
     # Across more than down, as a car moves.
     down = float(rng.uniform(0.2, 0.6) + wear * rng.uniform(0, 0.02) * height * rng.integers(0, 2))
     across = down + wear * float(rng.uniform(0, 0.04) * height * (rng.random() < 0.2))
+    if harsh.random() < (wear - _GOOD) / 2:
+        across += float(harsh.uniform(0, 0.07) * height)
     blur = ImageFilter.GaussianBlur((across, down))
     channels = [
         Image.fromarray(seen[..., channel].astype(np.uint8)).filter(blur) for channel in range(4)
@@ -90,6 +96,26 @@ def _worn(
     colour += (180 - colour) * haze / 180
     out[..., :3] = colour.clip(0, 255)
     return out
+
+
+def _exposed(
+    pixels: NDArray[np.float32], rng: np.random.Generator, wear: float
+) -> NDArray[np.float32]:
+    """Deep shadow, in the colour of the sky, or more light than the camera takes, beyond good wear.
+
+    Too much light makes what is bright white, and glares over what is dark.
+    """
+    kind = rng.random()
+    if kind < wear - _GOOD:
+        light = np.exp(rng.uniform(math.log(0.2), math.log(0.7)))
+        sky = 1 + rng.uniform(0, 1) * np.array([-0.05, -0.2, 0.15])
+        pixels[..., :3] *= light * sky
+    elif kind < 2 * (wear - _GOOD):
+        warm = 1 + rng.uniform(0, 1) * np.array([0.1, 0.0, -0.2])
+        colour = pixels[..., :3] * rng.uniform(1.1, 2.5) * warm
+        colour += rng.uniform(0, 0.45) * np.maximum(255 - colour, 0) * warm
+        pixels[..., :3] = colour
+    return pixels.clip(0, 255)
 
 
 def _clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
