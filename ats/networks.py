@@ -47,24 +47,24 @@ def strided_attention(channels: int = 3, width: int = 64) -> nn.Sequential:
 
     Halved in its first two layers and once more in the middle, it costs a third of
     :func:`speed_limits_attention`, which sees 9 x 9 pixels with a position; normalised within each
-    image. Sizes are kept otherwise.
+    image. Give ``receptive_field=7`` to the sampling: so much is lost at the borders.
 
     Args:
         channels: C of the small view.
         width: channels of its last layers, a multiple of 16.
 
     Returns:
-        Network from (B, C, H, W) to logits (B, 1, ceil(H / 8), ceil(W / 8)).
+        Network from (B, C, H, W) to logits (B, 1, (H - 7) // 8, (W - 7) // 8).
 
     >>> import torch
     >>> strided_attention()(torch.zeros(2, 3, 72, 97)).shape
-    torch.Size([2, 1, 9, 13])
+    torch.Size([2, 1, 8, 11])
     """
     layers: list[nn.Module] = []
     plan = ((width // 4, 2), (width // 2, 2), (width // 2, 1), (width, 2), (width, 1))
     for wide, stride in plan:
         layers += [
-            nn.Conv2d(channels, wide, 3, stride=stride, padding=1),
+            nn.Conv2d(channels, wide, 3, stride=stride, padding=2 - stride),
             nn.GroupNorm(4, wide),
             nn.ReLU(inplace=True),
         ]

@@ -172,7 +172,7 @@ def build_model(
             momentum=0.01 if args.recipe == "published" else 0.1,
             normalize=args.normalize == "patches",
         ),
-        receptive_field=9 if published else 0,
+        receptive_field=9 if published else 7,
         smoothing=1e-4,
         **sampling_arguments(args),
     )

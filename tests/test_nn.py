@@ -298,3 +298,17 @@ def test_diverged_attention_is_an_error() -> None:
     model, low, high = make(2)
     with pytest.raises(ValueError, match="attention contains NaN"):
         model(low * torch.nan, high)
+
+
+def test_a_classifier_may_normalise_the_average() -> None:
+    torch.manual_seed(0)
+    attention = nn.Conv2d(1, 1, 3, padding=1)
+    feature = nn.Sequential(nn.Flatten(), nn.Linear(25, 4))
+    sampling = ats.AttentionSampling(attention, feature, n_patches=3, patch_size=(5, 5)).eval()
+    model = ats.Classifier(sampling, 4, 2, scale=3.0, normalize=True)
+    x_low, x_high = torch.rand(2, 1, 6, 6), torch.rand(2, 1, 30, 30)
+    logits, seen = model(x_low, x_high)
+    length = seen.features.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(logits, model.linear(3 * seen.features / length))
+    # The lengths of single features count in the average alone.
+    assert float((length.detach() - 1).abs().min()) > 1e-3

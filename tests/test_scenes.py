@@ -16,6 +16,7 @@ from ats.datasets.drawn_signs import draw_limit, draw_other
 from ats.datasets.german_signs import GermanSigns
 from ats.datasets.joined import Joined
 from ats.datasets.scenes import EMPTY, Scene, Scenes, balanced_weights
+from ats.datasets.spoilt import _exposed
 from ats.datasets.street_scenes import make_street_scenes
 from ats.datasets.swedish_signs import SwedishSigns
 from ats.images import ArrayImages, JoinedImages, TensorImages
@@ -263,6 +264,26 @@ def test_limits_look_different() -> None:
     for number, one in enumerate(seen):
         for other in seen[number + 1 :]:
             assert one.shape != other.shape or not np.array_equal(one, other)
+
+
+def test_worn_signs_are_seen_in_any_light() -> None:
+    grey = np.full((4, 4, 4), 100.0, np.float32)
+    light = {}
+    for wear in (0.3, 0.6):
+        rng = np.random.default_rng(0)
+        light[wear] = np.array([_exposed(grey.copy(), rng, wear)[0, 0] for _ in range(2000)])
+        assert (light[wear][:, 3] == 100).all()
+    assert (light[0.3] == 100).all()
+    means = light[0.6][:, :3].mean(1)
+    # Three in ten in shadow, three in too much light, the others as they were.
+    assert 0.25 < (means < 90).mean() < 0.35
+    assert 0.25 < (means > 105).mean() < 0.35
+    assert means.min() < 25
+    assert means.max() > 230
+    # Shadow is blue, and light warm.
+    red, blue = light[0.6][:, 0], light[0.6][:, 2]
+    assert (blue >= red)[means < 90].all()
+    assert (red >= blue)[means > 105].all()
 
 
 def test_drawn_scenes_are_read_as_swedish_ones(tmp_path: Path) -> None:

@@ -163,6 +163,21 @@ def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> No
     assert "train_images: EMPTY 4, 50 4, 70 4, 80 4" in done.stdout
 
 
+def test_the_stages_of_real_scenes(data: Path, tmp_path: Path) -> None:
+    more = ("--train_on", "both", "--composites", "8", "--repeat", "2", "--epochs", "1")
+    network = ("--attention", "strided", "--normalize", "image", "--cache", data / "cache")
+    done = run(SCRIPT, data, tmp_path / "guided", *SMALL, *network, *more, "--guide", "1")
+    assert "n_train: 24" in done.stdout
+    assert "train_images: EMPTY 6, 50 6, 70 6, 80 6" in done.stdout
+    run(SCRIPT, data, tmp_path / "free", *SMALL, *network, *more)
+    guided, free = (
+        load_file(tmp_path / name / "weights_000.safetensors") for name in ("guided", "free")
+    )
+    assert not torch.equal(
+        guided["sampling.attention.0.weight"], free["sampling.attention.0.weight"]
+    )
+
+
 def test_small_composites_train_a_whole_image_network_too(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:
