@@ -11,6 +11,7 @@ again, with the same options. What this program does not know goes to the traini
 """
 
 import argparse
+import csv
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
@@ -122,6 +124,8 @@ class Clock:
             KeyboardInterrupt: it was stopped.
             SystemExit: it failed.
         """
+        if self.over.is_set():
+            raise KeyboardInterrupt
         self.process = subprocess.Popen([sys.executable, *command])
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
@@ -150,6 +154,10 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
     given = [*options.split(), "--seed", str(seed), *extra]
     command = [str(ROOT / "scripts" / "mnist.py"), str(data), str(folder), *given, "--resume"]
     peak = clock.run(command)
+    measure = [str(ROOT / "benchmarks" / "patches_at_test_time.py"), str(folder), str(data)]
+    precision = json.loads((folder / "parameters.json").read_text())["arguments"]["precision"]
+    measure += ["--precision", precision, "--draws", "1", "4"]
+    clock.run([*measure, "--csv", str(folder / "patches.csv")])
     rows = read_history(folder / "history.csv")
     write_json(
         record,
@@ -163,8 +171,12 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
             "peak_mib": round(peak / 2**20),
         },
     )
-    for source, suffix in (("history.csv", "csv"), ("cost.json", "json")):
-        with atomic_path(args.docs / "results" / f"{name}-{seed}.{suffix}") as temporary:
+    for source, target in (
+        ("history.csv", f"{name}-{seed}.csv"),
+        ("patches.csv", f"{name}-{seed}-patches.csv"),
+        ("cost.json", f"{name}-{seed}.json"),
+    ):
+        with atomic_path(args.docs / "results" / target) as temporary:
             shutil.copyfile(folder / source, temporary)
 
 
@@ -233,10 +245,25 @@ def summary(results: Path) -> str:
         minutes = " ".join(f"{record['seconds'] / 60:.0f}" for record in records)
         peak = max(record["peak_mib"] for record in records)
         where = "; ".join(dict.fromkeys(f"{r['device']}, {r['commit']}" for r in records))
-        mean = f"{sum(errors) / len(errors):.4f}"
+        average = f"{mean(errors):.4f}"
         epochs = min(map(len, found.values()))
-        cells = (name, len(found), epochs, mean, each, starts, minutes, peak, where)
+        cells = (name, len(found), epochs, average, each, starts, minutes, peak, where)
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def patches_summary(results: Path) -> str:
+    """Mean test errors over seeds against the number of patches at test time."""
+    lines = ["| run | patches | one pass | 1 draw | 4 draws |", "|---|--:|--:|--:|--:|"]
+    for name in RUNS:
+        found = sorted(results.glob(f"{name}-*-patches.csv"))
+        tables = [list(csv.DictReader(path.read_text().splitlines())) for path in found]
+        for same in zip(*tables, strict=True):
+            cells = [name, same[0]["n_patches"]]
+            for column in ("deterministic", "draws_1", "draws_4"):
+                values = [row[f"{column}_error"] for row in same]
+                cells.append(f"{mean(map(float, values)):.4f}" if all(values) else "–")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -270,6 +297,8 @@ def main(arguments: list[str] | None = None) -> None:
     draw_figures(args.docs)
     with atomic_path(args.docs / "results" / "summary.md") as temporary:
         temporary.write_text(summary(args.docs / "results"), encoding="utf-8")
+    with atomic_path(args.docs / "results" / "patches.md") as temporary:
+        temporary.write_text(patches_summary(args.docs / "results"), encoding="utf-8")
     if status:
         raise SystemExit(status)
 

@@ -14,7 +14,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx.ext.mathjax",
 ]
-exclude_patterns = ["_build", "help"]
+exclude_patterns = ["_build", "help", "results"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3

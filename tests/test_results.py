@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from programs import ROOT, load, rows
@@ -42,9 +43,18 @@ def test_trainings_are_stored_once(tmp_path: Path) -> None:
     assert (docs / "figures" / "tiny.png").stat().st_size > 1000
     last = [rows(docs / "results" / f"tiny-run-{seed}.csv")[-1]["test_error"] for seed in (0, 3)]
     each = " ".join(f"{float(error):.3f}" for error in last)
-    mean = sum(map(float, last)) / 2
+    average = mean(map(float, last))
     page = (docs / "results" / "summary.md").read_text()
-    assert f"| tiny-run | 2 | 2 | {mean:.4f} | {each} |" in page
+    assert f"| tiny-run | 2 | 2 | {average:.4f} | {each} |" in page
+    patches = rows(docs / "results" / "tiny-run-3-patches.csv")
+    assert [row["n_patches"] for row in patches] == ["5", "10", "20", "50", "exact"]
+    wanted = mean(
+        float(rows(docs / "results" / f"tiny-run-{seed}-patches.csv")[1]["draws_4_error"])
+        for seed in (0, 3)
+    )
+    lines = (docs / "results" / "patches.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("| tiny-run | 10 |")]
+    assert line.endswith(f"| {wanted:.4f} |")
     # What is there is not trained again.
     before = (work / "tiny-run-0" / "checkpoint.ckpt").stat().st_mtime_ns
     results.main(given)
@@ -74,8 +84,9 @@ def test_a_failed_training_is_said(tmp_path: Path) -> None:
 def test_the_kept_tables_make_the_kept_summary(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
     results.main(folders(tmp_path))
-    kept = (ROOT / "docs" / "results" / "summary.md").read_text()
-    assert (tmp_path / "docs" / "results" / "summary.md").read_text() == kept
+    for page in ("summary.md", "patches.md"):
+        kept = (ROOT / "docs" / "results" / page).read_text()
+        assert (tmp_path / "docs" / "results" / page).read_text() == kept
     for name in results.EXPERIMENTS:
         if list((ROOT / "docs" / "results").glob(f"{name}-*.csv")):
             assert (tmp_path / "docs" / "figures" / f"{name}.png").exists()
