@@ -156,14 +156,6 @@ class TrainingModule(lightning.LightningModule):
         loss, outputs = self._step(batch, "train")
         return {"loss": loss + self._penalty(outputs["seen"].attention), **outputs}
 
-    def _pull(self, batch: Batch, attention: Tensor) -> Tensor | float:
-        """The factor times the guide's loss."""
-        if not self.guide or batch.places is None:
-            return 0.0
-        sample = self.model.sampling.sample
-        offsets = offsets_of_positions(sample, attention, batch)
-        return self.guide * guide_loss(attention, offsets, sample.patch_size, batch.places).mean()
-
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Measure loss and error on the test set; ``logits`` and what was ``seen``."""
         return self._step(batch, "test")[1]
@@ -197,6 +189,14 @@ class TrainingModule(lightning.LightningModule):
         if stage == "train":
             loss = loss + self._pull(batch, seen.attention)
         return loss - self.regularizer_strength * mean_entropy, {"logits": logits, "seen": seen}
+
+    def _pull(self, batch: Batch, attention: Tensor) -> Tensor | float:
+        """The factor times the guide's loss."""
+        if not self.guide or batch.places is None:
+            return 0.0
+        sample = self.model.sampling.sample
+        offsets = offsets_of_positions(sample, attention, batch)
+        return self.guide * guide_loss(attention, offsets, sample.patch_size, batch.places).mean()
 
     def _penalty(self, attention: Tensor) -> Tensor | float:
         """The factor times the sum of squares of the attention's kernels, not of its biases."""
