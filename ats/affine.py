@@ -70,6 +70,8 @@ def turned(pixels: Tensor, matrices: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (B, N, C, h, w), 0 where there are no pixels.
     """
+    # Half types cannot count pixels.
+    dtype, pixels = pixels.dtype, pixels.to(torch.promote_types(pixels.dtype, torch.float32))
     # Places from the centre, counted in half extents of the pixels.
     half = [extent / 2 for extent in pixels.shape[3:]]
     rows, columns = (
@@ -87,7 +89,7 @@ def turned(pixels: Tensor, matrices: Tensor, size: Sequence[int]) -> Tensor:
     out = F.grid_sample(
         pixels.flatten(0, 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
-    return out.reshape(*pixels.shape[:3], *out.shape[2:])
+    return out.reshape(*pixels.shape[:3], *out.shape[2:]).to(dtype)
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,9 @@ class Clock:
 
     def _stop(self) -> None:
         self.over.set()
-        if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
+        process = self.process
+        if process is not None:
+            process.send_signal(signal.SIGINT)
 
     def run(self, command: list[str]) -> int:
         """Run a command; the largest resident memory of its process in bytes.
@@ -127,7 +128,14 @@ class Clock:
         if self.over.is_set():
             raise KeyboardInterrupt
         self.process = subprocess.Popen([sys.executable, *command])
-        _, status, usage = os.wait4(self.process.pid, 0)
+        if self.over.is_set():
+            self._stop()
+        try:
+            _, status, usage = os.wait4(self.process.pid, 0)
+        except KeyboardInterrupt:
+            # The process was told, too, and is writing down how far it came.
+            self.process.wait()
+            raise
         self.process.returncode = os.waitstatus_to_exitcode(status)
         stopped = self.over.is_set() or self.process.returncode == 130
         self.process = None
@@ -140,41 +148,55 @@ class Clock:
 
 
 def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], clock: Clock) -> None:
-    """Train one run to its end, if it is not there yet, and store its table and what it took."""
+    """Train one run to its end, as far as it is not there yet, and store its tables.
+
+    Raises:
+        SystemExit: it was begun with other options, or failed.
+    """
     experiment, options = RUNS[name]
-    data = args.work / experiment
-    folder = args.work / f"{name}-{seed}"
+    data, folder = args.work / experiment, args.work / f"{name}-{seed}"
+    made = (EXPERIMENTS[experiment].data or "").split()
+    given = [*options.split(), "--seed", str(seed), *extra]
+    cost: dict[str, Any] = {
+        "command": f"python scripts/mnist.py data/{experiment} runs/{name} {' '.join(given)}",
+        "data": " ".join(["python scripts/make_mnist.py", f"data/{experiment}", *made]),
+        "device": device(extra),
+        "commits": [],
+        "peak_mib": 0,
+        "seconds": 0,
+        "finished": False,
+    }
     record = folder / "cost.json"
     if record.exists():
-        return
-    made = [*(EXPERIMENTS[experiment].data or "").split()]
-    if args.mnist is not None and "optdigits" not in made:
-        made += ["--mnist", str(args.mnist)]
-    clock.run([str(ROOT / "scripts" / "make_mnist.py"), str(data), *made])
-    given = [*options.split(), "--seed", str(seed), *extra]
-    command = [str(ROOT / "scripts" / "mnist.py"), str(data), str(folder), *given, "--resume"]
-    peak = clock.run(command)
-    measure = [str(ROOT / "benchmarks" / "patches_at_test_time.py"), str(folder), str(data)]
-    precision = json.loads((folder / "parameters.json").read_text())["arguments"]["precision"]
-    measure += ["--precision", precision, "--draws", "1", "4"]
-    clock.run([*measure, "--csv", str(folder / "patches.csv")])
-    rows = read_history(folder / "history.csv")
-    write_json(
-        record,
-        {
-            "command": f"python scripts/mnist.py data/{experiment} runs/{name} {' '.join(given)}",
-            "data": f"python scripts/make_mnist.py data/{experiment} "
-            f"{EXPERIMENTS[experiment].data}".strip(),
-            "commit": commit(),
-            "device": device(),
-            "seconds": round(sum(row["seconds"] for row in rows)),
-            "peak_mib": round(peak / 2**20),
-        },
-    )
+        former = json.loads(record.read_text())
+        if former["command"] != cost["command"]:
+            raise SystemExit(
+                f"work={folder} holds a run of other options ({former['command']}); give these, or "
+                "another folder"
+            )
+        cost = former
+    if not cost["finished"]:
+        cost["commits"] = list(dict.fromkeys([*cost["commits"], commit()]))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(record, cost)
+        if args.mnist is not None and "optdigits" not in made:
+            made += ["--mnist", str(args.mnist)]
+        clock.run([str(ROOT / "scripts" / "make_mnist.py"), str(data), *made])
+        script = [str(ROOT / "scripts" / "mnist.py"), str(data), str(folder), *given, "--resume"]
+        # A run that is finished already says so, in little memory.
+        cost["peak_mib"] = max(cost["peak_mib"], round(clock.run(script) / 2**20))
+        rows = read_history(folder / "history.csv")
+        cost["seconds"] = round(sum(row["seconds"] for row in rows))
+        write_json(record, cost)
+        precision = json.loads((folder / "parameters.json").read_text())["arguments"]["precision"]
+        measure = [str(ROOT / "benchmarks" / "patches_at_test_time.py"), str(folder), str(data)]
+        measure += ["--precision", precision, "--draws", "1", "4"]
+        clock.run([*measure, "--csv", str(folder / "patches.csv")])
+        write_json(record, cost | {"finished": True})
     for source, target in (
-        ("history.csv", f"{name}-{seed}.csv"),
-        ("patches.csv", f"{name}-{seed}-patches.csv"),
         ("cost.json", f"{name}-{seed}.json"),
+        ("patches.csv", f"{name}-{seed}-patches.csv"),
+        ("history.csv", f"{name}-{seed}.csv"),
     ):
         with atomic_path(args.docs / "results" / target) as temporary:
             shutil.copyfile(folder / source, temporary)
@@ -188,9 +210,9 @@ def commit() -> str:
     return head.stdout.strip() + (", changed" if changed.returncode else "")
 
 
-def device() -> str:
+def device(extra: list[str]) -> str:
     """What trainings run on."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and "cpu" not in extra:
         return torch.cuda.get_device_name()
     return f"CPU, threads: {torch.get_num_threads()}"
 
@@ -244,7 +266,9 @@ def summary(results: Path) -> str:
         starts = " ".join(str(first_below(rows, 0.8)) for rows in found.values())
         minutes = " ".join(f"{record['seconds'] / 60:.0f}" for record in records)
         peak = max(record["peak_mib"] for record in records)
-        where = "; ".join(dict.fromkeys(f"{r['device']}, {r['commit']}" for r in records))
+        where = "; ".join(
+            dict.fromkeys(f"{r['device']}, {' '.join(r['commits'])}" for r in records)
+        )
         average = f"{mean(errors):.4f}"
         epochs = min(map(len, found.values()))
         cells = (name, len(found), epochs, average, each, starts, minutes, peak, where)

@@ -121,6 +121,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             f"--composite_size needs images of one size: take --train_on composites, not "
             f"{args.train_on}"
         )
+    if args.guide and args.train_on == "scenes":
+        parser.error(
+            "--guide needs pasted signs, whose places are known: take --train_on composites or both"
+        )
+    if args.repeat > 1 and args.train_on == "composites":
+        parser.error("--repeat needs real scenes: take --train_on scenes or both")
     return args
 
 

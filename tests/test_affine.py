@@ -1,14 +1,20 @@
 """Patches turned around their centre: exact where that can be said, and beside a loop elsewhere."""
 
+import argparse
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from ats import extract_patches
-from ats.affine import RandomAffine, turned
+from ats import AttentionSampling, Classifier, TensorImages, extract_patches
+from ats.affine import RandomAffine, TurnedImages, turned
+from ats.datasets.batch import Batch
 from ats.training.batches import image_generators
+from ats.training.build import augmentation
+from ats.training.module import TrainingModule
+from ats.training.sample_quality import empty_patches
+from ats.transforms import ChangedImages, RandomChange
 
 SIZE = (11, 7)
 
@@ -94,6 +100,66 @@ def test_images_do_not_depend_on_their_batch() -> None:
     _, images = RandomAffine()(torch.zeros(3, 1, 5, 5), pixels, generators(3))
     _, alone = RandomAffine()(torch.zeros(1, 1, 5, 5), pixels[2:], generators(3)[2:])
     torch.testing.assert_close(alone.patches(offsets[2:], SIZE), images.patches(offsets, SIZE)[2:])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
+def test_half_types_are_as_exact_as_they_can_be(dtype: torch.dtype, tolerance: float) -> None:
+    pixels = torch.rand(1, 1, 300, 300).to(dtype)
+    offsets = torch.randint(0, 240, (1, 9, 2))
+    found = []
+    for image in (pixels, pixels.double()):
+        _, images = RandomAffine()(torch.zeros(1, 1, 5, 5), image, generators(1))
+        found.append(images.patches(offsets, (50, 61)))
+    assert found[0].dtype == dtype
+    torch.testing.assert_close(found[0].double(), found[1], rtol=0, atol=tolerance)
+
+
+def test_a_patch_without_contrast_is_empty_however_it_is_turned() -> None:
+    pixels = torch.full((2, 3, 300, 300), 200, dtype=torch.uint8)
+    pixels[1, :, ::3] = 210
+    _, images = RandomAffine()(torch.zeros(2, 3, 5, 5), pixels, generators(2))
+    patches = images.patches(torch.full((2, 20, 2), 120), (50, 50))
+    assert empty_patches(patches, torch.ones(2, 20)).tolist() == [1.0, 0.0]
+
+
+def test_trainings_turn_and_then_pan() -> None:
+    pan = RandomChange(pan=9, probability=1.0)
+    pixels = torch.randint(0, 256, (3, 1, 90, 80), dtype=torch.uint8)
+    x_low = torch.rand(3, 1, 9, 8)
+    arguments = argparse.Namespace(augment="affine")
+    change = augmentation(arguments, pan)
+    assert change is not None
+    got_low, images = change(x_low, pixels, generators(3))
+    own = generators(3)
+    _, turned_images = RandomAffine()(x_low, pixels, own)
+    wanted_low, wanted = pan(x_low, turned_images, own)
+    torch.testing.assert_close(got_low, wanted_low)
+    offsets = torch.randint(0, 60, (3, 4, 2))
+    torch.testing.assert_close(images.patches(offsets, SIZE), wanted.patches(offsets, SIZE))
+    assert isinstance(images, ChangedImages)
+    assert augmentation(argparse.Namespace(augment="none"), pan) is pan
+    assert augmentation(argparse.Namespace(augment="none"), None) is None
+
+
+def test_training_images_are_turned_and_test_images_are_not() -> None:
+    torch.manual_seed(0)
+    feature = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(77, 4))
+    attention = torch.nn.Conv2d(1, 1, 3, padding=1)
+    sampling = AttentionSampling(attention, feature, n_patches=3, patch_size=SIZE)
+    module = TrainingModule(
+        Classifier(sampling, 4, 3),
+        optimizer=torch.optim.Adam,
+        regularizer_strength=0.0,
+        seed=0,
+        augment=augmentation(argparse.Namespace(augment="affine"), None),
+    )
+    images = TensorImages(torch.randint(0, 256, (2, 1, 90, 80), dtype=torch.uint8))
+    index = torch.arange(2)
+    batch = Batch(torch.rand(2, 1, 9, 8), images, torch.zeros(2, dtype=torch.int64), index)
+    changed, _ = module.train()._inputs(batch)
+    assert isinstance(changed.x_high, TurnedImages)
+    same, _ = module.eval()._inputs(batch)
+    assert same.x_high is images
 
 
 def test_arguments_that_make_no_sense() -> None:

@@ -42,9 +42,17 @@ def test_the_loss_is_that_of_a_loop() -> None:
         assert any(seen) == (image < 3)
         mass = float(attention[image].detach()[torch.tensor(seen)].sum())
         wanted = -math.log(mass) if any(seen) else 0.0
-        assert float(got[image]) == pytest.approx(wanted, abs=1e-12)
+        assert float(got[image]) == pytest.approx(wanted, abs=1e-10)
         slope = -torch.tensor(seen).double() / (mass or 1.0)
         torch.testing.assert_close(gradient[image], slope)
+
+
+def test_there_is_a_pull_where_there_is_no_attention() -> None:
+    attention = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    offsets = torch.tensor([[[0, 0], [100, 100]]])
+    loss = guide_loss(attention, offsets, SIZE, torch.tensor([[120.0, 112.0]]))
+    (gradient,) = torch.autograd.grad(loss.sum(), attention)
+    assert float(gradient[0, 1]) < -1e6
 
 
 def test_composites_know_where_their_object_is(scenes: Scenes) -> None:  # noqa: F811

@@ -55,10 +55,14 @@ def test_trainings_are_stored_once(tmp_path: Path) -> None:
     lines = (docs / "results" / "patches.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("| tiny-run | 10 |")]
     assert line.endswith(f"| {wanted:.4f} |")
-    # What is there is not trained again.
+    # What is there is not trained again, but stored again where it was lost.
     before = (work / "tiny-run-0" / "checkpoint.ckpt").stat().st_mtime_ns
+    (docs / "results" / "tiny-run-0.json").unlink()
     results.main(given)
     assert (work / "tiny-run-0" / "checkpoint.ckpt").stat().st_mtime_ns == before
+    assert json.loads((docs / "results" / "tiny-run-0.json").read_text())["finished"]
+    with pytest.raises(SystemExit, match=r"tiny-run-0 holds a run of other options \(python"):
+        results.main([*given, "--lr", "0.1"])
 
 
 def test_a_run_stops_in_time_and_goes_on(tmp_path: Path) -> None:

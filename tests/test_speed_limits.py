@@ -73,6 +73,24 @@ def test_small_composites_are_not_joined_with_scenes(
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--guide", "1"), "--guide needs pasted signs, whose places are known: take --train_on"),
+        (("--repeat", "2", "--train_on", "composites"), "--repeat needs real scenes: take --train"),
+    ],
+)
+def test_options_that_would_do_nothing(
+    script: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+    given: tuple[str, ...],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", *given])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [("20", "must be SMALLEST-LARGEST"), ("50-20", "not end below"), ("3-9", "begin at 4 pixels")],
 )

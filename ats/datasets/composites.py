@@ -130,14 +130,8 @@ class Composites(Dataset[Batch]):
             x_high=PastedImages(ArrayImages(parts), [composite.overlays for composite in made]),
             target=torch.tensor([composite.target for composite in made]),
             index=torch.tensor(indices),
-            places=torch.tensor([self._place(index) for index in indices]),
+            places=torch.tensor([_place(composite) for composite in made]),
         )
-
-    def _place(self, index: int) -> tuple[float, float]:
-        """Centre of the object of a composite, NaN if it has none."""
-        for top, left, bottom, right in self.boxes(index):
-            return (top + bottom) / 2, (left + right) / 2
-        return math.nan, math.nan
 
     def compose(self, index: int) -> Composite:
         """What composite ``index`` is made of."""
@@ -167,12 +161,7 @@ class Composites(Dataset[Batch]):
 
     def boxes(self, index: int) -> tuple[Box, ...]:
         """Where composite ``index`` shows its object."""
-        found = []
-        for overlay in self.compose(index).overlays:
-            top, left = overlay.offset
-            height, width = overlay.pixels.shape[:2]
-            found.append((float(top), float(left), float(top + height), float(left + width)))
-        return tuple(found)
+        return _boxes(self.compose(index))
 
     def _corner(
         self, rng: np.random.Generator, place: tuple[int, int], extents: tuple[int, ...]
@@ -235,3 +224,20 @@ class Composites(Dataset[Batch]):
             corner=(top, left),
         )
         view[:, slice(*spans[0]), slice(*spans[1])] = made.transpose(2, 0, 1)
+
+
+def _boxes(composite: Composite) -> tuple[Box, ...]:
+    """Where a composite shows its object."""
+    found = []
+    for overlay in composite.overlays:
+        top, left = overlay.offset
+        height, width = overlay.pixels.shape[:2]
+        found.append((float(top), float(left), float(top + height), float(left + width)))
+    return tuple(found)
+
+
+def _place(composite: Composite) -> tuple[float, float]:
+    """Centre of the object of a composite, NaN if it has none."""
+    for top, left, bottom, right in _boxes(composite):
+        return (top + bottom) / 2, (left + right) / 2
+    return math.nan, math.nan

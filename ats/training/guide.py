@@ -27,5 +27,6 @@ def guide_loss(attention: Tensor, offsets: Tensor, size: Sequence[int], places: 
     mass = (attention.flatten(1) * looks).sum(1)
     # An object at the border may be in the middle of no patch.
     known = looks.any(1)
-    loss: Tensor = -torch.log(mass.clamp_min(1e-12)).masked_fill(~known, 0.0)
+    # So little is added that there is a pull, too, where there is no attention at all.
+    loss: Tensor = -torch.log(mass + 1e-12).masked_fill(~known, 0.0)
     return loss

@@ -93,4 +93,5 @@ def offsets_of_positions(sample: SamplePatches, attention: Tensor, batch: Batch)
         high_shape=batch.x_high.shapes,
         patch_size=sample.patch_size,
         receptive_field=sample.receptive_field,
+        content_shape=batch.content_shape,
     )

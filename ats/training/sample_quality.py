@@ -71,25 +71,28 @@ def repeated_patches(positions: Tensor, weights: Tensor) -> Tensor:
 
 
 def empty_patches(patches: Tensor, weights: Tensor) -> Tensor:
-    """Share of the patches of an image whose pixels are all equal, (B,).
+    """Share of the patches of an image whose pixels are all equal up to rounding, (B,).
 
     Args:
         patches: (B, N, C, \\*patch); each channel may have its own value.
         weights: (B, N); patches of weight 0 do not count.
     """
     pixels = patches.flatten(3)
-    return _share((pixels.amax(3) == pixels.amin(3)).all(2), weights)
+    largest = pixels.amax(3)
+    # Patches that were interpolated differ by rounding where the image does not.
+    rounding = 8 * torch.finfo(pixels.dtype).eps * largest.abs().clamp_min(1)
+    return _share((largest - pixels.amin(3) <= rounding).all(2), weights)
 
 
 def estimator_variance(features: Tensor, weights: Tensor, included: Tensor) -> Tensor:
-    """Estimate of the variance E|Phi^ - Phi|^2 of each estimate, summed over its features, (B,).
+    """Estimate of the variance of each estimate, summed over its features, (B,).
 
     With z_s = w_s f_s, the probabilities pi_s that s is in the sample, and the shares
     c_s = (1 - pi_s) / sum_t (1 - pi_t),
 
-        sum_s (1 - pi_s) |z_s - sum_t c_t z_t|^2 / (1 - sum_s c_s^2).
+        sum_s (1 - pi_s) norm(z_s - sum_t c_t z_t)^2 / (1 - sum_s c_s^2).
 
-    Where pi_s = 0 this is N / (N - 1) sum_s |z_s - mean|^2, the unbiased estimate of Hansen and
+    Where pi_s = 0 this is N / (N - 1) sum_s norm(z_s - mean)^2, the unbiased estimate of Hansen and
     Hurwitz for draws with replacement. Without replacement it is Deville's for fixed sizes, in
     which patches that were certain to be drawn have no part. For ``systematic`` and ``murthy`` it
     is right within some ten per cent, unless neighbours have similar features, which makes the
