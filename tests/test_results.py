@@ -2,9 +2,13 @@
 
 import json
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 from statistics import mean
 
+import psutil
 import pytest
 from programs import ROOT, load, rows
 
@@ -65,19 +69,44 @@ def test_trainings_are_stored_once(tmp_path: Path) -> None:
         results.main([*given, "--lr", "0.1"])
 
 
-def test_a_run_stops_in_time_and_goes_on(tmp_path: Path) -> None:
-    long = [*SMALL[:-1], "10000"]
-    given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0"]
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    history = tmp_path / "work" / "tiny-run-0" / "history.csv"
+    given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0", *SMALL[:-1], "25"]
+
+    def stop() -> None:
+        # Before that a run begins anew.
+        while not (history.parent / "checkpoint.ckpt").exists():
+            time.sleep(0.01)
+        for process in psutil.Process().children():
+            process.send_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
     with pytest.raises(SystemExit) as stopped:
-        results.main([*given, "--minutes", "0.25", *long])
+        results.main(given)
+    thread.join()
     assert stopped.value.code == 130
-    done = rows(tmp_path / "work" / "tiny-run-0" / "history.csv")
-    assert 0 < len(done) < 10000
+    done = rows(history)
+    assert 0 < len(done) < 25
+    # The last row may be of an epoch that has no checkpoint yet.
+    done = done[:-1] or done
     assert not (tmp_path / "docs" / "results" / "tiny-run-0.csv").exists()
-    results.main([*given, *SMALL[:-1], str(len(done) + 1)])
+    results.main(given)
     after = rows(tmp_path / "docs" / "results" / "tiny-run-0.csv")
     assert after[: len(done)] == done
-    assert len(after) == len(done) + 1
+    assert len(after) == 25
+    record = json.loads((tmp_path / "docs" / "results" / "tiny-run-0.json").read_text())
+    assert record["seconds"] == round(sum(float(row["seconds"]) for row in after))
+
+
+def test_the_clock_stops_what_runs_and_what_would() -> None:
+    clock = results.Clock(0.02)
+    # Python itself, which Ctrl-C ends with a status of its own.
+    wait = ["-c", "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(3)"]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            clock.run(wait)
+    assert results.Clock(None).run(["-c", "bytearray(50_000_000)"]) > 50_000_000
 
 
 def test_a_failed_training_is_said(tmp_path: Path) -> None:
