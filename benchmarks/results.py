@@ -127,7 +127,11 @@ class Clock:
         """
         if self.over.is_set():
             raise KeyboardInterrupt
-        self.process = subprocess.Popen([sys.executable, *command])
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            # Where this one runs in the background of a shell, it inherits an ignored Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         if self.over.is_set():
             self._stop()
         try:
