@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ats.images import Images, as_images
+from ats.images import Images
 from ats.nn import unit_float
+from ats.transforms import DerivedImages, checked_images
 
 
-class TurnedImages:
+class TurnedImages(DerivedImages):
     """Images that are turned, stretched and sheared around the centre of each patch read from them.
 
     The pixel at p from the centre of a patch is that of the image at A p from there, interpolated
@@ -28,19 +29,9 @@ class TurnedImages:
     def __init__(
         self, images: Images | Tensor, seeds: Sequence[int], transform: "RandomAffine"
     ) -> None:
-        self.images = as_images(images)
+        super().__init__(images)
         self.seeds = list(seeds)
         self.transform = transform
-
-    @property
-    def shapes(self) -> Tensor:
-        """Spatial extents (B, 2) int64."""
-        return self.images.shapes
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.images.channels
 
     def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
         """Patches (B, N, C, h, w), floating point, unsigned integers scaled to [0, 1]."""
@@ -133,16 +124,11 @@ class RandomAffine:
         Raises:
             ValueError: images of other than two dimensions; not one generator for each image.
         """
-        images = as_images(x_high)
+        images = checked_images(x_low, x_high, generators)
         if images.shapes.shape[1] != 2:
             raise ValueError(
                 f"x_high has {images.shapes.shape[1]} spatial dimensions; patches can be turned in "
                 "two alone"
-            )
-        if not len(generators) == len(x_low) == len(images.shapes):
-            raise ValueError(
-                f"generators={len(generators)}, x_low={len(x_low)} and x_high={len(images.shapes)} "
-                "must be of one length; give one generator for each image"
             )
         seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in generators]
         return x_low, TurnedImages(images, seeds, self)

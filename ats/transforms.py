@@ -32,17 +32,15 @@ class Change(NamedTuple):
     pan_low: Tensor
 
 
-class ChangedImages:
-    """Images that were changed before patches were cut out of them, as far as anyone can see.
+class DerivedImages:
+    """Images whose patches are made from those of others, of the same extents and channels.
 
     Args:
         images: a tensor (B, C, \\*S) or :class:`ats.Images`, left as they are.
-        change: what is done to them.
     """
 
-    def __init__(self, images: Images | Tensor, change: Change) -> None:
+    def __init__(self, images: Images | Tensor) -> None:
         self.images = as_images(images)
-        self.change = change
 
     @property
     def shapes(self) -> Tensor:
@@ -53,6 +51,19 @@ class ChangedImages:
     def channels(self) -> int:
         """Number of channels."""
         return self.images.channels
+
+
+class ChangedImages(DerivedImages):
+    """Images that were changed before patches were cut out of them, as far as anyone can see.
+
+    Args:
+        images: a tensor (B, C, \\*S) or :class:`ats.Images`, left as they are.
+        change: what is done to them.
+    """
+
+    def __init__(self, images: Images | Tensor, change: Change) -> None:
+        super().__init__(images)
+        self.change = change
 
     def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
         """Patches (B, N, C, \\*size), floating point, unsigned integers scaled to [0, 1]."""
@@ -136,12 +147,7 @@ class RandomChange:
         Raises:
             ValueError: there is not one generator for each image.
         """
-        images = as_images(x_high)
-        if not len(generators) == len(x_low) == len(images.shapes):
-            raise ValueError(
-                f"generators={len(generators)}, x_low={len(x_low)} and x_high={len(images.shapes)} "
-                "must be of one length; give one generator for each image"
-            )
+        images = checked_images(x_low, x_high, generators)
         low = list(x_low.shape[2:])
         drawn = [
             self.draw(high, low, generator)
@@ -177,6 +183,23 @@ class RandomChange:
             pans.append(pan)
             pans_low.append(round(pan * small / extent))
         return gain, bias, pans, pans_low
+
+
+def checked_images(
+    x_low: Tensor, x_high: Images | Tensor, generators: Sequence[torch.Generator]
+) -> Images:
+    """The images, once there are as many small views and generators.
+
+    Raises:
+        ValueError: there are not.
+    """
+    images = as_images(x_high)
+    if not len(generators) == len(x_low) == len(images.shapes):
+        raise ValueError(
+            f"generators={len(generators)}, x_low={len(x_low)} and x_high={len(images.shapes)} "
+            "must be of one length; give one generator for each image"
+        )
+    return images
 
 
 def _adjust(pixels: Tensor, gain: Tensor, bias: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     "nested": ({"sampling", "images", "nn"}, TORCH),
     "networks": ({"nn"}, TORCH),
     "transforms": ({"nn", "images"}, TORCH),
-    "affine": ({"nn", "images"}, TORCH),
+    "affine": ({"nn", "images", "transforms"}, TORCH),
     "plots": ({"files"}, None),
     "datasets": ({"images", "files"}, None),
     "training": (None, None),
