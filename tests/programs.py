@@ -30,6 +30,22 @@ def run(
     return done
 
 
+def make_digits(folder: Path, *, n_train: int, n_test: int) -> Path:
+    """The folder with a small data set of the embedded digits, 230 x 200 pixels, without noise."""
+    sizes = (
+        "--n_train",
+        str(n_train),
+        "--n_test",
+        str(n_test),
+        "--width",
+        "200",
+        "--height",
+        "230",
+    )
+    run("make_mnist.py", folder, "--digits", "optdigits", "--no_noise", *sizes, "--scale", "0.2")
+    return folder
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     """Lines of a table."""
     with path.open(newline="") as file:

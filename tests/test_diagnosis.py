@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import load, rows, run
+from programs import load, make_digits, rows, run
 from torch import Tensor
 
 import ats
@@ -198,10 +198,7 @@ DIGITS = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8", "--e
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    sizes = ("--n_train", "20", "--n_test", "4", "--width", "200", "--height", "230")
-    run("make_mnist.py", folder, "--digits", "optdigits", "--no_noise", *sizes, "--scale", "0.2")
-    return folder
+    return make_digits(tmp_path_factory.mktemp("data"), n_train=20, n_test=4)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from programs import rows, run
+from programs import make_digits, rows, run
 
 pytest.importorskip("lightning")
 import patches_at_test_time as benchmark
@@ -25,10 +25,7 @@ POSITIONS = 46 * 40
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    sizes = ("--n_train", "16", "--n_test", str(N_TEST), "--width", "200", "--height", "230")
-    run("make_mnist.py", folder, "--digits", "optdigits", "--no_noise", *sizes, "--scale", "0.2")
-    return folder
+    return make_digits(tmp_path_factory.mktemp("data"), n_train=16, n_test=N_TEST)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
-from programs import rows, run
+from programs import make_digits, rows, run
 
 from ats.training.schedule import learning_rate_factor
 
@@ -40,10 +40,7 @@ def test_the_factor() -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    sizes = ("--n_train", "32", "--n_test", "12", "--width", "200", "--height", "230")
-    run("make_mnist.py", folder, "--digits", "optdigits", "--no_noise", *sizes, "--scale", "0.2")
-    return folder
+    return make_digits(tmp_path_factory.mktemp("data"), n_train=32, n_test=12)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import ROOT, command, rows, run
+from programs import ROOT, command, make_digits, rows, run
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,10 +32,7 @@ EPOCHS = 4
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    sizes = ("--n_train", "32", "--n_test", "12", "--width", "200", "--height", "230")
-    run("make_mnist.py", folder, "--digits", "optdigits", "--no_noise", *sizes, "--scale", "0.2")
-    return folder
+    return make_digits(tmp_path_factory.mktemp("data"), n_train=32, n_test=12)
 
 
 @pytest.fixture(scope="module")
