@@ -20,10 +20,11 @@ from ats.sampling import (
     Systematic,
     Top,
     importance_weights,
+    successive,
 )
 from ats.sampling.curve import curve_order
 from ats.sampling.runs import Runs, hit
-from ats.sampling.successive import leave_one_out_ratio
+from ats.sampling.successive import Drawn, draw_in_order, leave_one_out_ratio
 from ats.sampling.systematic import inclusion_probabilities, lane_count, mask_size, walk
 
 UNBIASED = ("replacement", "des-raj", "murthy", "systematic")
@@ -352,6 +353,22 @@ def test_one_generator_for_each_image_makes_draws_independent_of_the_batch() -> 
         assert torch.equal(whole.positions[2:4], part.positions)
     with pytest.raises(ValueError, match="2 generators for a batch of 5"):
         ats.sample(attention, 4, generator=generators(range(2)))
+
+
+def test_rounds_that_an_image_does_not_need_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    attention = (6 * torch.randn(50, 900, generator=generator)).softmax(1)
+
+    def draw() -> Drawn:
+        return draw_in_order(Runs(attention, 6), 6, torch.Generator().manual_seed(1))
+
+    alone = draw()
+    # As where the host does not wait to hear which images are done.
+    monkeypatch.setattr(successive, "unfinished", lambda _: slice(None))
+    for found, wanted in zip(draw(), alone, strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_deterministic_designs_repeat() -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ats.sampling.checks import check_attention
 from ats.sampling.design import Design, Generators, importance_weights
 from ats.sampling.replacement import Replacement
 from ats.sampling.runs import Runs
@@ -105,7 +106,8 @@ def sample(
     function = resolve_design(design)
     map_shape = tuple(attention.shape[1:])
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
-    _check_attention(attention)
+    if not isinstance(function, Design | Average | Published):
+        check_attention(attention)
     indices, weights = function(attention, n_patches, generator)
     return Sample(torch.stack(torch.unravel_index(indices, map_shape), -1), weights)
 
@@ -151,34 +153,3 @@ def _check_count(n_patches: int, map_shape: tuple[int, ...], *, distinct: bool) 
             f"n_patches={n_patches} exceeds the {positions} positions of a {map_shape} attention "
             "map; lower it or sample with replacement"
         )
-
-
-def _check_attention(attention: Tensor) -> None:
-    if not attention.is_floating_point():
-        raise ValueError(f"attention must be floating point, got {attention.dtype}")
-    if torch.compiler.is_compiling():
-        return
-    rows = attention.detach().flatten(1)
-    total = rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32))
-    tolerance = 1e-3 if attention.dtype in (torch.float32, torch.float64) else 3e-2
-    valid = ((total - 1).abs() <= tolerance).all() & (rows.amin() >= 0)
-    if valid.device.type == "cuda":
-        # Reading the answer would make the host wait for the device in every step.
-        torch._assert_async(valid, "attention must be non-negative, finite and sum to 1")
-    elif not valid:
-        raise ValueError(_attention_fault(rows, total))
-
-
-def _attention_fault(rows: Tensor, total: Tensor) -> str:
-    if not rows.isfinite().all():
-        return (
-            "attention contains NaN or infinite values; has training diverged? Lower the learning "
-            "rate, or clip the gradient norm"
-        )
-    if (rows < 0).any():
-        return f"attention has negative values (minimum {rows.min():.3g}); apply a softmax first"
-    worst = total[(total - 1).abs().argmax()]
-    return (
-        f"attention must sum to 1 in each image, got {worst:.6g}; apply a softmax over the whole "
-        "map (ats.SampleSoftmax)"
-    )

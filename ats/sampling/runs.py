@@ -1,10 +1,12 @@
 """Attention maps cut into runs, so that a draw looks into the few runs that it hits."""
 
 import math
+from copy import copy
 
 import torch
 from torch import Tensor
 
+from ats.sampling.checks import check_attention
 from ats.sampling.curve import curve_order
 
 # Attention of exactly zero is lifted to this in float64: far below anything a softmax returns, so
@@ -21,8 +23,11 @@ class Runs:
     are the equal parts of each line along the last dimension; the last part may be shorter.
 
     Args:
-        attention: (B, \\*map) of sum 1.
+        attention: (B, \\*map).
         n_patches: N.
+
+    Raises:
+        ValueError: attention is not finite, negative or does not sum to 1.
 
     Attributes:
         rows: (B, K) attention.
@@ -36,6 +41,19 @@ class Runs:
         wanted = math.sqrt(self.rows.shape[1] / n_patches)
         self.length = math.ceil(self._width / max(1, round(self._width / wanted)))
         self._per_line = -(-self._width // self.length)
+        n_images, n_positions = self.rows.shape
+        self._maps = torch.arange(n_images, device=self.rows.device).unsqueeze(1) * n_positions
+
+        dtype = torch.promote_types(self.rows.dtype, torch.float32)
+        sums = torch.cat([part.sum(-1, dtype=dtype) for part in self._parts()], 2)
+        self._sums = sums.flatten(1)
+        check_attention(attention, self._sums)
+
+    def of(self, images: Tensor | slice) -> "Runs":
+        """Those of some images, to be looked at; :attr:`rows` still has all."""
+        some = copy(self)
+        some._maps = self._maps[images]
+        return some
 
     @property
     def n_runs(self) -> int:
@@ -48,10 +66,8 @@ class Runs:
 
     def mass(self) -> Tensor:
         """Attention of each run (B, T) float64, positive."""
-        dtype = torch.promote_types(self.rows.dtype, torch.float32)
-        sums = torch.cat([part.sum(-1, dtype=dtype) for part in self._parts()], 2)
         # A run of zeros has their mass, too.
-        return sums.flatten(1).double() + self.length * TINY
+        return self._sums.double() + self.length * TINY
 
     def look(self, runs: Tensor, lanes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Positions and their attention within some runs.
@@ -82,13 +98,11 @@ class Runs:
 
     def _windows(self, begin: Tensor) -> Tensor:
         """Attention (B, M, L) from positions (B, M) on."""
+        begin = begin + self._maps
         if self.rows.device.type != "cpu" or torch.compiler.is_compiling():
-            indices = begin.unsqueeze(2) + self.lanes()
-            return self.rows.gather(1, indices.flatten(1)).reshape(indices.shape)
+            return self.rows.take(begin.unsqueeze(2) + self.lanes())
         # Copied line by line out of a view in which any position begins a window.
-        n_images, n_positions = self.rows.shape
         windows = self.rows.as_strided((self.rows.numel() - self.length + 1, self.length), (1, 1))
-        begin = begin + torch.arange(n_images).unsqueeze(1) * n_positions
         return windows.index_select(0, begin.flatten()).reshape(*begin.shape, self.length)
 
     def largest(self, count: int) -> tuple[Tensor, Tensor]:
@@ -153,7 +167,8 @@ def hit(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     total = ends[..., -1:]
     # Rounding must not leave a point at the very end, behind the last positive length.
     points = torch.minimum(fraction * total, torch.nextafter(total, total.new_zeros(())))
-    found = torch.searchsorted(ends, points, right=True)
+    # Only behind intervals that are all empty, of which the result is not used, is there none.
+    found = torch.searchsorted(ends, points, right=True).clamp_max_(ends.shape[-1] - 1)
     length = mass.gather(-1, found)
     share = (points - (ends.gather(-1, found) - length)) / length
     return found, share.clamp(0.0, 1.0)

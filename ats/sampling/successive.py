@@ -10,6 +10,12 @@ from torch import Tensor
 from ats.sampling.design import Design, Generators, uniform
 from ats.sampling.runs import TINY, Runs, hit, hit_within
 
+# Independent draws at once for each position that is wanted. Attention on fewer than N positions
+# needs a second round, once these are out of the way, and seldom more.
+TRIES = 2
+# The index of no position.
+NONE = -1
+
 
 class Drawn(NamedTuple):
     """A successive sample.
@@ -29,24 +35,87 @@ def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
     """Draw one position after another from what the earlier ones have left.
 
     The law is that of the Gumbel top-k trick, which would need a random number for each of the K
-    positions.
+    positions. It is also that of independent draws without those that repeat an earlier one, and
+    these come many at once.
     """
     mass = runs.mass()
-    noise = uniform(mass, n_patches, generator)
-    found: list[Tensor] = []
-    attention: list[Tensor] = []
-    for point in noise.unbind(1):
-        run, share = hit(mass, point.unsqueeze(1))
-        indices, values = runs.look(run)
-        for earlier in found:
-            values = values.masked_fill(indices == earlier.unsqueeze(2), 0.0)
-        index, drawn = hit_within(indices, values, share)
-        found.append(index)
-        attention.append(drawn)
-        # What is left in the run is summed anew: a difference would cancel.
-        left = values.masked_fill(indices == index.unsqueeze(2), 0.0).sum(2)
-        mass = mass.scatter(1, run, left)
-    return Drawn(torch.cat(found, 1), torch.cat(attention, 1), mass.sum(1, keepdim=True))
+    # Every round adds a position at least.
+    rounds = ([TRIES * n_patches] * 2 + [1] * n_patches)[:n_patches]
+    noise = torch.split(uniform(mass, sum(rounds), generator), rounds, 1)
+    index = torch.full((len(mass), n_patches), NONE, device=mass.device)
+    drawn = Drawn(index, mass.new_zeros(index.shape), mass)
+    drawn = add_draws(runs, drawn, noise[0], first=True)
+    for points in noise[1:]:
+        rows = unfinished(drawn.indices)
+        if isinstance(rows, Tensor) and not len(rows):
+            break
+        some = Drawn(*(values[rows] for values in drawn))
+        for values, new in zip(drawn, add_draws(runs.of(rows), some, points[rows]), strict=True):
+            values[rows] = new
+    return drawn._replace(outside=drawn.outside.sum(1, keepdim=True))
+
+
+def unfinished(indices: Tensor) -> Tensor | slice:
+    """Rows of indices (B, N) that are not full; all, where the host would wait for the answer."""
+    if indices.device.type != "cpu" or torch.compiler.is_compiling():
+        return slice(None)
+    return (indices[:, -1] == NONE).nonzero().squeeze(1)
+
+
+def add_draws(runs: Runs, drawn: Drawn, points: Tensor, *, first: bool = False) -> Drawn:
+    """Fill a sample up with independent draws from what it leaves.
+
+    Args:
+        runs: of the attention.
+        drawn: what was found, with NONE behind it, and the attention (B, T) outside of each run.
+        points: (B, M) float64 in [0, 1), one for each draw.
+        first: nothing was found before.
+    """
+    index, attention, mass = drawn
+    run, share = hit(mass, points)
+    indices, values = runs.look(run)
+    if not first:
+        values = without(index, indices, values)
+    new, chance = hit_within(indices, values, share)
+    slot = free_slots(new, index)
+    full = index[:, -1:] != NONE
+    index, attention = put(index, slot, new), put(attention, slot, chance)
+    # What is left in a run is summed anew: a difference would cancel.
+    left = mass.scatter(1, run, without(index, indices, values).sum(2))
+    return Drawn(index, attention, torch.where(full, mass, left))
+
+
+def free_slots(new: Tensor, index: Tensor) -> Tensor:
+    """Places (B, M) in samples for new positions; N for those that repeat, or are too many.
+
+    Args:
+        new: (B, M) positions, none of which is in the sample yet.
+        index: (B, N) samples, with NONE behind what was found.
+    """
+    n_patches = index.shape[1]
+    repeats = (new.unsqueeze(2) == new.unsqueeze(1)).tril(-1).any(2)
+    slot = (index != NONE).sum(1, keepdim=True) - 1 + (~repeats).cumsum(1)
+    return slot.masked_fill(repeats, n_patches).clamp_max(n_patches)
+
+
+def put(row: Tensor, slot: Tensor, values: Tensor) -> Tensor:
+    """Rows (B, N) with values (B, M) in some places (B, M), of which N is none."""
+    return torch.nn.functional.pad(row, (0, 1)).scatter(1, slot, values)[:, :-1]
+
+
+def without(found: Tensor, indices: Tensor, values: Tensor) -> Tensor:
+    """Attention (B, M, P) of the positions within some runs, 0 for those that are found.
+
+    Args:
+        found: (B, N) indices of positions, or NONE.
+        indices: (B, M, P) of the runs, see :meth:`Runs.look`.
+        values: (B, M, P) attention there.
+    """
+    n_places = values.shape[2]
+    place = found.unsqueeze(1) - indices[..., :1]
+    # Those in other runs go to a place of their own, which is cut off again.
+    place = place.masked_fill((place < 0) | (place > n_places), n_places)
+    return torch.nn.functional.pad(values, (0, 1)).scatter(2, place, 0.0)[..., :n_places]
 
 
 @final
