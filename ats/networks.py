@@ -72,6 +72,31 @@ def strided_attention(channels: int = 3, width: int = 64) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
 
 
+def halved_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
+    """Attention logits that see 11 x 11 pixels of the small view, one for each 2 x 2 of them.
+
+    Args:
+        channels: C of the small view.
+        width: channels of its hidden layers.
+
+    Returns:
+        Network from (B, C, H, W) to logits (B, 1, ceil(H / 2), ceil(W / 2)).
+
+    >>> import torch
+    >>> halved_attention(1)(torch.zeros(2, 1, 36, 49)).shape
+    torch.Size([2, 1, 18, 25])
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, 1, 1),
+    )
+
+
 def small_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
     """Attention logits of small views, one for each 4 x 4 pixels; sizes are kept otherwise.
 

@@ -15,10 +15,16 @@ from ats.training.arguments import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ats import Classifier
 
-# What is left of a smaller patch by the feature network's convolutions is nothing.
+# What is left of a smaller patch by the published network's convolutions is nothing.
 SMALLEST_PATCH = 13
+# What a recipe changes of the defaults of this script, besides those that scripts share.
+RECIPES: dict[str, dict[str, object]] = {
+    "fast": {"attention": "strided", "features": "residual"},
+}
 # Beyond this many pixels a side, pictures are drawn on the small view.
 LARGEST_DRAWN = 4000
 
@@ -35,35 +41,44 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--n_patches", type=positive_int, default=10, help="patches of an image")
     parser.add_argument("--batch_size", type=positive_int, default=128, help="images of a batch")
+    parser.add_argument(
+        "--attention",
+        choices=("published", "strided"),
+        default="published",
+        help="attention network: that of 2019, or one that is strided, wider and sees more, in "
+        "less time",
+    )
+    parser.add_argument(
+        "--features",
+        choices=("published", "residual"),
+        default="published",
+        help="feature network: that of 2019, which sees 13 x 13 pixels of a patch at once, or a "
+        "residual one, which sees all of them and takes half the time",
+    )
     add_training_arguments(parser)
-    return parse_with_recipe(parser, arguments)
+    return parse_with_recipe(parser, arguments, own=RECIPES)
 
 
-def build_model(args: argparse.Namespace, n_classes: int, channels: int = 1) -> Classifier:
-    """The network of the 2019 experiment.
-
-    Raises:
-        ValueError: patches too small for it.
-    """
-    if min(args.patch_size) < SMALLEST_PATCH:
-        raise ValueError(
-            f"patch_size={args.patch_size} must be at least {SMALLEST_PATCH} x {SMALLEST_PATCH} "
-            "pixels, which the convolutions of the feature network take away"
-        )
+def published_attention(channels: int) -> nn.Sequential:
+    """The attention network of the 2019 experiment, from (B, C, H, W) to logits (B, 1, H, W)."""
     from torch import nn
 
-    from ats import AttentionSampling, L2Normalize
-    from ats.nn import Classifier, glorot_uniform_
-    from ats.training.build import sampling_arguments
-
-    attention = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(channels, 8, 3, padding="same"),
         nn.Tanh(),
         nn.Conv2d(8, 8, 3, padding="same"),
         nn.Tanh(),
         nn.Conv2d(8, 1, 3, padding="same"),
     )
-    feature = nn.Sequential(
+
+
+def published_features(channels: int) -> nn.Sequential:
+    """The feature network of the 2019 experiment, from (B, C, H, W) to (B, 32)."""
+    from torch import nn
+
+    from ats import L2Normalize
+
+    return nn.Sequential(
         nn.Conv2d(channels, 32, 7),
         nn.ReLU(inplace=True),
         nn.Conv2d(32, 32, 3),
@@ -76,8 +91,35 @@ def build_model(args: argparse.Namespace, n_classes: int, channels: int = 1) -> 
         nn.Flatten(),
         L2Normalize(),
     )
-    sampling = AttentionSampling(attention, feature, smoothing=1e-5, **sampling_arguments(args))
-    model = Classifier(sampling, 32, n_classes, scale=args.feature_scale or None)
+
+
+def build_model(args: argparse.Namespace, n_classes: int, channels: int = 1) -> Classifier:
+    """The network of the 2019 experiment, or what the arguments put in place of its parts.
+
+    Raises:
+        ValueError: patches too small for it.
+    """
+    from ats import AttentionSampling
+    from ats.networks import halved_attention, residual_features
+    from ats.nn import Classifier, glorot_uniform_
+    from ats.training.build import sampling_arguments
+
+    small = args.features == "published"
+    if small and min(args.patch_size) < SMALLEST_PATCH:
+        raise ValueError(
+            f"patch_size={args.patch_size} must be at least {SMALLEST_PATCH} x {SMALLEST_PATCH} "
+            "pixels, which the convolutions of the feature network take away; or take "
+            "--features residual"
+        )
+    width = 32 if small else 64
+    attention = published_attention if args.attention == "published" else halved_attention
+    sampling = AttentionSampling(
+        attention(channels),
+        published_features(channels) if small else residual_features(channels, width, (2, 2, 2)),
+        smoothing=1e-5,
+        **sampling_arguments(args),
+    )
+    model = Classifier(sampling, width, n_classes, scale=args.feature_scale or None)
     glorot_uniform_(model)
     return model
 

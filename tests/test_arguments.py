@@ -48,6 +48,13 @@ def test_the_fast_recipe(script: SimpleNamespace) -> None:
     assert args.augment == "affine"
     assert sampling_arguments(args)["design"] == Systematic(centred=True)
     assert script.parse(["data", "out", "--recipe", "fast", "--epochs", "7"]).epochs == 7
+    model = script.build_model(args, 10)
+    assert model.sampling.attend(torch.rand(2, 1, 31, 40)).shape == (2, 16, 20)
+    assert model.sampling.feature(torch.rand(3, 1, 9, 50)).shape == (3, 64)
+    given = ["--attention", "published", "--features", "published"]
+    model = script.build_model(script.parse(["data", "out", "--recipe", "fast", *given]), 10)
+    assert model.sampling.attend(torch.rand(2, 1, 31, 40)).shape == (2, 31, 40)
+    assert model.sampling.feature(torch.rand(3, 1, 50, 50)).shape == (3, 32)
 
 
 def test_what_is_given_beside_a_recipe_holds(script: SimpleNamespace) -> None:
@@ -93,7 +100,9 @@ def test_numbers_that_make_no_sense(
 
 def test_a_patch_too_small_for_the_network(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--patch_size", "12x50"])
-    with pytest.raises(ValueError, match=r"patch_size=\(12, 50\) must be at least 13 x 13"):
+    with pytest.raises(
+        ValueError, match=r"patch_size=\(12, 50\) .* 13 x 13 .* --features residual"
+    ):
         script.build_model(args, 10)
     args = script.parse(["data", "out", "--patch_size", "13x13"])
     patches = torch.rand(1, 1, 13, 13)

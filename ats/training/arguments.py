@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -122,10 +123,19 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_with_recipe(
-    parser: argparse.ArgumentParser, arguments: list[str] | None = None
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None = None,
+    own: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> argparse.Namespace:
-    """Parse; a recipe changes the defaults, and what is given beside it holds."""
-    parser.set_defaults(**RECIPES[parser.parse_args(arguments).recipe])
+    """Parse; a recipe changes the defaults, and what is given beside it holds.
+
+    Args:
+        parser: with the arguments of :func:`add_training_arguments`.
+        arguments: in place of those of the command line.
+        own: what recipes change of the defaults of a script's own arguments.
+    """
+    recipe = parser.parse_args(arguments).recipe
+    parser.set_defaults(**RECIPES[recipe], **own.get(recipe, {}))
     return parser.parse_args(arguments)
 
 
