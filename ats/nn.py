@@ -72,7 +72,7 @@ class SampleSoftmax(nn.Module):
         if allowed is not None:
             open_rows = allowed.flatten(1)
             rows = rows.masked_fill(~open_rows, -torch.inf)
-            share = open_rows / open_rows.sum(1, keepdim=True)
+            share = open_rows.to(rows.dtype) / open_rows.sum(1, keepdim=True)
         rows = rows.softmax(1)
         if self.smoothing:
             rows = (1 - self.smoothing) * rows + self.smoothing * share

@@ -94,8 +94,9 @@ def test_content_covers_what_its_centres_lie_on() -> None:
 
 def test_uniform_share_is_spread_over_what_is_allowed() -> None:
     allowed = torch.tensor([[True, False, True, True]])
-    attention = SampleSoftmax(1.0)(torch.zeros(1, 4), allowed)
-    assert torch.allclose(attention, torch.tensor([[1 / 3, 0, 1 / 3, 1 / 3]]))
+    attention = SampleSoftmax(1.0)(torch.zeros(1, 4, dtype=torch.float64), allowed)
+    wanted = torch.tensor([[1 / 3, 0, 1 / 3, 1 / 3]], dtype=torch.float64)
+    torch.testing.assert_close(attention, wanted, rtol=1e-15, atol=0)
 
 
 def test_files_of_different_sizes(tmp_path: object) -> None:
