@@ -100,9 +100,9 @@ class RandomAffine:
             rotation or shear.
     """
 
-    degrees: float = 15.0
-    scale: tuple[float, float] = (0.85, 1.18)
-    shear: float = 0.15
+    degrees: float = 20.0
+    scale: tuple[float, float] = (0.75, 1.33)
+    shear: float = 0.25
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
