@@ -11,6 +11,7 @@ import torch
 from turns import alternate, report_ratios
 
 import ats
+from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
 
 DESIGNS = ("systematic", "des-raj")
@@ -28,7 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     add("--n_patches", type=positive_int, default=10, help="positions of a map")
     add("--rounds", type=positive_int, default=50, help="rounds that count")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to draw")
+    add("--threads", type=positive_int, default=None, help="of the CPU, all by default")
     args = parser.parse_args(arguments)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    # Else the softmax is charged with asking the system for pages, now and then.
+    keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(args.batch_size, args.side**2, generator=generator).to(args.device)
     rows = []
