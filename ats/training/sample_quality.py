@@ -108,8 +108,8 @@ def estimator_variance(features: Tensor, weights: Tensor, included: Tensor) -> T
         (B,) at least 0; exactly that if at most one patch was left to chance.
 
     References:
-        Hansen and Hurwitz, On the Theory of Sampling from Finite Populations, 1943. Matei and
-        Tille, Evaluation of Variance Approximations and Estimators in Maximum Entropy Sampling with
+        Hansen and Hurwitz, On the Theory of Sampling from Finite Populations, 1943. Deville,
+        Estimation de la variance pour les enquetes en deux phases, 1993, as in Matei and Tille, Evaluation of Variance Approximations and Estimators in Maximum Entropy Sampling with
         Unequal Probability and Fixed Sample Size, 2005.
     """
     left = 1 - included
