@@ -109,7 +109,8 @@ def estimator_variance(features: Tensor, weights: Tensor, included: Tensor) -> T
 
     References:
         Hansen and Hurwitz, On the Theory of Sampling from Finite Populations, 1943. Deville,
-        Estimation de la variance pour les enquetes en deux phases, 1993, as in Matei and Tille, Evaluation of Variance Approximations and Estimators in Maximum Entropy Sampling with
+        Estimation de la variance pour les enquetes en deux phases, 1993. Matei and Tille,
+        Evaluation of Variance Approximations and Estimators in Maximum Entropy Sampling with
         Unequal Probability and Fixed Sample Size, 2005.
     """
     left = 1 - included
