@@ -1,4 +1,4 @@
-"""Networks for :class:`ats.AttentionSampling`: small ones, and those of the 2019 experiment."""
+"""Networks for :class:`ats.AttentionSampling`: small ones, and those of 2019 for street scenes."""
 
 import math
 from collections.abc import Sequence
@@ -74,6 +74,8 @@ def strided_attention(channels: int = 3, width: int = 64) -> nn.Sequential:
 
 def halved_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
     """Attention logits that see 11 x 11 pixels of the small view, one for each 2 x 2 of them.
+
+    They are centred on the first of the 2 x 2 pixels, half a pixel from where the patch is read.
 
     Args:
         channels: C of the small view.

@@ -115,18 +115,30 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def run(command: list[str], folder: Path) -> tuple[list[Row], Cost]:
-    """The table of a run and its cost, trained to its end if it is not there yet."""
+def run(command: list[str], options: list[str], folder: Path) -> tuple[list[Row], Cost]:
+    """The table of a run and its cost, trained to its end if it is not there yet.
+
+    Raises:
+        SystemExit: it failed, or the folder holds a run of other options.
+    """
     record = folder / "cost.json"
     if not record.exists():
         start = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command, "--resume"])
+        process = subprocess.Popen([sys.executable, *command, *options, "--resume"])
         _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         if status:
             raise SystemExit(f"{' '.join(command)} failed")
         # Linux counts kilobytes.
-        write_json(record, Cost(usage.ru_maxrss * 1024, time.perf_counter() - start)._asdict())
-    return read_history(folder / "history.csv"), Cost(**json.loads(record.read_text()))
+        cost = Cost(usage.ru_maxrss * 1024, time.perf_counter() - start)
+        write_json(record, cost._asdict() | {"options": options})
+    found = json.loads(record.read_text())
+    if found.pop("options", None) != options:
+        raise SystemExit(
+            f"{folder} holds a run of other options than {' '.join(options)}; give another output "
+            "folder, or delete that one"
+        )
+    return read_history(folder / "history.csv"), Cost(**found)
 
 
 def train(
@@ -142,12 +154,12 @@ def train(
         shared = method.n_patches and stage.sampling
         family = "attention" if shared else name.replace(", ", "-").replace(" ", "-")
         folder = args.output / f"{family}-{seed}" / stage.name
-        options = ["--batch_size", "8", *stage.options.split(), *start]
+        options = [*own, "--batch_size", "8", *stage.options.split(), *start]
         options += ["--seed", str(1000 * stage.again + seed)]
         if method.n_patches:
             options += (stage.sampling or f"--n_patches {method.n_patches}").split()
         data = [str(args.dataset), str(folder), "--source", "gtsdb", "--limits", LIMITS]
-        result = run([script, *own, *data, *options, *extra], folder)
+        result = run([script, *data], [*options, *extra], folder)
         start = ["--start", str(latest_weights(folder))]
     assert result is not None
     return result

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SMALLEST_PATCH = 13
 # What a recipe changes of the defaults of this script, besides those that scripts share.
 RECIPES: dict[str, dict[str, object]] = {
-    "fast": {"attention": "strided", "features": "residual"},
+    "fast": {"attention": "halved", "features": "residual"},
 }
 # Beyond this many pixels a side, pictures are drawn on the small view.
 LARGEST_DRAWN = 4000
@@ -43,7 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=positive_int, default=128, help="images of a batch")
     parser.add_argument(
         "--attention",
-        choices=("published", "strided"),
+        choices=("published", "halved"),
         default="published",
         help="attention network: that of 2019, or one that is strided, wider and sees more, in "
         "less time",
@@ -53,7 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("published", "residual"),
         default="published",
         help="feature network: that of 2019, which sees 13 x 13 pixels of a patch at once, or a "
-        "residual one, which sees all of them and takes half the time",
+        "residual one, which sees 39 x 39 and takes half the time",
     )
     add_training_arguments(parser)
     return parse_with_recipe(parser, arguments, own=RECIPES)

@@ -51,6 +51,7 @@ def test_the_fast_recipe(script: SimpleNamespace) -> None:
     model = script.build_model(args, 10)
     assert model.sampling.attend(torch.rand(2, 1, 31, 40)).shape == (2, 16, 20)
     assert model.sampling.feature(torch.rand(3, 1, 9, 50)).shape == (3, 64)
+    assert args.attention == "halved"
     given = ["--attention", "published", "--features", "published"]
     model = script.build_model(script.parse(["data", "out", "--recipe", "fast", *given]), 10)
     assert model.sampling.attend(torch.rand(2, 1, 31, 40)).shape == (2, 31, 40)

@@ -241,3 +241,23 @@ def test_both_steps_reach_both_networks():
         step()
         gradients = [parameter.grad for parameter in steps.sampling.parameters()]
         assert all(gradient is not None and gradient.any() for gradient in gradients[:-1])
+
+
+def test_a_stage_of_other_options_is_not_taken_for_this_one(tmp_path):
+    scenes = load("benchmarks/street_scenes.py")
+    folder = tmp_path / "1-read"
+    folder.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        f"folder = pathlib.Path({str(folder)!r})\n"
+        "(folder / 'history.csv').write_text('epoch,test_error\\n0,0.5\\n')\n"
+        "print(*sys.argv[1:], file=(folder / 'calls').open('a'))\n"
+    )
+    rows, cost = scenes.run([str(script), "data"], ["--scale", "0.3"], folder)
+    assert rows == [{"epoch": 0, "test_error": 0.5}]
+    assert cost.peak > 2**20
+    assert scenes.run([str(script), "elsewhere"], ["--scale", "0.3"], folder) == (rows, cost)
+    with pytest.raises(SystemExit, match=r"holds a run of other options than --scale 0.5"):
+        scenes.run([str(script), "data"], ["--scale", "0.5"], folder)
+    assert (folder / "calls").read_text() == "data --scale 0.3 --resume\n"

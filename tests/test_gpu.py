@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ats
+from ats.sampling import DESIGNS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -42,3 +43,20 @@ def test_nothing_synchronises_within_a_step(kind: str) -> None:
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("n_patches", [4, 30])
+@pytest.mark.parametrize("name", DESIGNS)
+def test_draws_are_those_of_the_host(name: str, n_patches: int) -> None:
+    """The same numbers choose the same positions, though the device never says how far it is."""
+    generator = torch.Generator().manual_seed(0)
+    attention = (6 * torch.randn(8, 30, generator=generator)).double().softmax(1)
+    attention[0] = torch.eye(30)[3]
+
+    def draw(maps: torch.Tensor) -> ats.sampling.Sample:
+        generators = [torch.Generator().manual_seed(number) for number in range(8)]
+        return ats.sample(maps, n_patches, design=name, generator=generators)
+
+    wanted, found = draw(attention), draw(attention.cuda())
+    assert torch.equal(found.positions.cpu(), wanted.positions)
+    torch.testing.assert_close(found.weights.cpu(), wanted.weights)

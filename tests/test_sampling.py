@@ -13,7 +13,9 @@ import ats
 from ats.sampling import (
     DESIGNS,
     Average,
+    DesignLike,
     DesRaj,
+    Generators,
     Murthy,
     Published,
     Replacement,
@@ -341,9 +343,11 @@ def test_leave_one_out_ratio_with_many_patches() -> None:
 
 
 def test_one_generator_for_each_image_makes_draws_independent_of_the_batch() -> None:
-    attention = torch.rand(5, 7, 11).double()
-    attention /= attention.sum((1, 2), keepdim=True)
-    for name in UNBIASED:
+    # So concentrated that the successive designs need more rounds in some images than in others.
+    generator = torch.Generator().manual_seed(0)
+    logits = 6 * torch.randn(5, 600, generator=generator)
+    attention = logits.softmax(1).reshape(5, 30, 20)
+    for name in (*UNBIASED, "published"):
 
         def generators(rows: range) -> list[torch.Generator]:
             return [torch.Generator().manual_seed(row) for row in rows]
@@ -351,6 +355,7 @@ def test_one_generator_for_each_image_makes_draws_independent_of_the_batch() -> 
         whole = ats.sample(attention, 4, design=name, generator=generators(range(5)))
         part = ats.sample(attention[2:4], 4, design=name, generator=generators(range(2, 4)))
         assert torch.equal(whole.positions[2:4], part.positions)
+        assert torch.equal(whole.weights[2:4], part.weights)
     with pytest.raises(ValueError, match="2 generators for a batch of 5"):
         ats.sample(attention, 4, generator=generators(range(2)))
 
@@ -415,6 +420,14 @@ def test_half_precision_attention_gives_float32_weights() -> None:
 ATTENTION = torch.full((2, 3, 3), 1 / 9)
 
 
+def uniform_weights(
+    attention: Tensor, n_patches: int, generator: Generators
+) -> tuple[Tensor, Tensor]:
+    """A design of one's own, which looks at nothing."""
+    shape = (len(attention), n_patches)
+    return torch.zeros(shape, dtype=torch.int64), torch.full(shape, 1 / n_patches)
+
+
 @pytest.mark.parametrize(
     ("attention", "n_patches", "design", "message"),
     [
@@ -437,10 +450,23 @@ def test_errors_name_the_argument_and_the_remedy(
         ats.sample(attention, n_patches, design=design)  # type: ignore[arg-type]
 
 
-def test_negative_attention_that_sums_to_one() -> None:
-    attention = torch.tensor([[1.5, -0.5]])
+@pytest.mark.parametrize("design", [*DESIGNS, uniform_weights, Average(uniform_weights, 2)])
+def test_every_design_refuses_what_is_no_attention(design: DesignLike) -> None:
     with pytest.raises(ValueError, match="negative values"):
-        ats.sample(attention, 1, design="systematic")
+        ats.sample(torch.tensor([[1.5, -0.5]]), 1, design=design)
+    with pytest.raises(ValueError, match="attention must sum to 1 in each image, got 2"):
+        ats.sample(2 * ATTENTION, 2, design=design)
+
+
+def test_zeros_are_equally_likely_however_the_map_is_cut() -> None:
+    # Runs of two positions and of one.
+    attention = torch.tensor([1.0, 0, 0, 0, 0, 0]).reshape(1, 2, 3).expand(20_000, 2, 3)
+    assert Runs(attention, 4).length == 2
+    generator = torch.Generator().manual_seed(0)
+    positions, _ = ats.sample(attention, 4, design="des-raj", generator=generator)
+    second = positions[:, 1, 0] * 3 + positions[:, 1, 1]
+    counts = torch.bincount(second, minlength=6)[1:] / len(second)
+    torch.testing.assert_close(counts, torch.full((5,), 0.2), rtol=0, atol=0.015)
 
 
 def test_more_patches_than_positions_with_replacement() -> None:

@@ -106,7 +106,8 @@ def sample(
     function = resolve_design(design)
     map_shape = tuple(attention.shape[1:])
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
-    if not isinstance(function, Design | Average | Published):
+    # These check it on their way.
+    if not isinstance(function, Design | Published):
         check_attention(attention)
     indices, weights = function(attention, n_patches, generator)
     return Sample(torch.stack(torch.unravel_index(indices, map_shape), -1), weights)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Generator, Tensor
@@ -34,6 +35,7 @@ class Design(ABC):
         """Whether a draw never repeats a position, so that N cannot exceed their number."""
         return True
 
+    @final
     def __call__(
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class Runs:
         check_attention(attention, self._sums)
 
     def of(self, images: Tensor | slice) -> "Runs":
-        """Those of some images, to be looked at; :attr:`rows` still has all."""
+        """The same, of which :meth:`look` looks at some images; all else is of all of them."""
         some = copy(self)
         some._maps = self._maps[images]
         return some
@@ -67,7 +67,7 @@ class Runs:
     def mass(self) -> Tensor:
         """Attention of each run (B, T) float64, positive."""
         # A run of zeros has their mass, too.
-        return self._sums.double() + self.length * TINY
+        return self._sums.double() + self._lengths() * TINY
 
     def look(self, runs: Tensor, lanes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Positions and their attention within some runs.
@@ -127,6 +127,12 @@ class Runs:
         """Numbers of the runs (T) in an order that keeps neighbours in the map together."""
         return curve_order(self.map_shape, self.length, self.rows.device)
 
+    def _lengths(self) -> Tensor:
+        """Number of positions of each run (T)."""
+        parts = self._parts()
+        lengths = [self._sums.new_full(part.shape[1:3], part.shape[3]) for part in parts]
+        return torch.cat(lengths, 1).flatten().double()
+
     def _parts(self) -> list[Tensor]:
         """Of each line the full runs (B, lines, J, L), and the shorter one (B, lines, 1, L')."""
         lines = torch.unflatten(self.rows, 1, (-1, self._width))
@@ -156,7 +162,8 @@ def hit(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """Which interval each point falls into, where intervals of given lengths lie end to end.
 
     Args:
-        mass: (..., T) float64, not negative, of positive sum.
+        mass: (..., T) float64, not negative. Where the sum is 0, nothing that is returned means
+            anything.
         fraction: (..., M) float64, points as fractions of that sum, in [0, 1].
 
     Returns:

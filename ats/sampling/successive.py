@@ -18,12 +18,13 @@ NONE = -1
 
 
 class Drawn(NamedTuple):
-    """A successive sample.
+    """A successive sample, or the beginning of one.
 
     Attributes:
-        indices: (B, N) in the order of drawing.
+        indices: (B, N) in the order of drawing, with NONE behind what was found so far.
         attention: (B, N) float64 there.
-        outside: (B, 1) attention left outside the sample, without cancellation.
+        outside: (B, 1) attention left outside the sample, without cancellation; (B, T) in each run
+            while the sample is being drawn.
     """
 
     indices: Tensor
@@ -67,7 +68,7 @@ def add_draws(runs: Runs, drawn: Drawn, points: Tensor, *, first: bool = False) 
 
     Args:
         runs: of the attention.
-        drawn: what was found, with NONE behind it, and the attention (B, T) outside of each run.
+        drawn: what was found so far.
         points: (B, M) float64 in [0, 1), one for each draw.
         first: nothing was found before.
     """
@@ -89,7 +90,7 @@ def free_slots(new: Tensor, index: Tensor) -> Tensor:
     """Places (B, M) in samples for new positions; N for those that repeat, or are too many.
 
     Args:
-        new: (B, M) positions, none of which is in the sample yet.
+        new: (B, M) positions, none of which is in the sample yet, unless that is full.
         index: (B, N) samples, with NONE behind what was found.
     """
     n_patches = index.shape[1]
@@ -185,8 +186,8 @@ def leave_one_out_ratio(drawn: Tensor, outside: Tensor) -> Tensor:
     rate = drawn / outside.clamp_min(TINY)
     log_factor = torch.log(-torch.expm1(-rate.unsqueeze(2) * nodes))
     log_terms = log_factor.sum(1) + log_weights
-    without = torch.logsumexp(log_terms.unsqueeze(1) - log_factor, dim=2)
-    return torch.exp(without - torch.logsumexp(log_terms, dim=1, keepdim=True))
+    log_without = torch.logsumexp(log_terms.unsqueeze(1) - log_factor, dim=2)
+    return torch.exp(log_without - torch.logsumexp(log_terms, dim=1, keepdim=True))
 
 
 def _quadrature(n_patches: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,8 +55,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RECIPES,
         default="default",
         help="fast: good results within 30 epochs (small batches, warm-up, a cosine schedule, "
-        "averaged weights, affine augmentation); published: the settings of the 2019 program (its "
-        "biased gradient, no prior, no feature scale); options given beside it hold",
+        "averaged weights, affine augmentation, and in mnist.py other networks); published: the "
+        "settings of the 2019 program (its biased gradient, no prior, no feature scale); options "
+        "given beside it hold",
     )
     add("--design", choices=TRAINING_DESIGNS, default="systematic", help="sampling design")
     add(
