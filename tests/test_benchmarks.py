@@ -9,6 +9,7 @@ import torch
 from programs import load
 
 from ats.sampling import DESIGNS, Replacement
+from ats.training.history import COLUMNS
 
 estimators = load("benchmarks/estimators.py")
 SMALL = estimators.Settings(
@@ -247,15 +248,16 @@ def test_a_stage_of_other_options_is_not_taken_for_this_one(tmp_path):
     scenes = load("benchmarks/street_scenes.py")
     folder = tmp_path / "1-read"
     folder.mkdir()
+    table = f"{','.join(COLUMNS)}\n{','.join('7' for _ in COLUMNS)}\n"
     script = tmp_path / "script.py"
     script.write_text(
         "import pathlib, sys\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
-        "(folder / 'history.csv').write_text('epoch,test_error\\n0,0.5\\n')\n"
+        f"(folder / 'history.csv').write_text({table!r})\n"
         "print(*sys.argv[1:], file=(folder / 'calls').open('a'))\n"
     )
     rows, cost = scenes.run([str(script), "data"], ["--scale", "0.3"], folder)
-    assert rows == [{"epoch": 0, "test_error": 0.5}]
+    assert rows == [dict.fromkeys(COLUMNS, 7)]
     assert cost.peak > 2**20
     assert scenes.run([str(script), "elsewhere"], ["--scale", "0.3"], folder) == (rows, cost)
     with pytest.raises(SystemExit, match=r"holds a run of other options than --scale 0.5"):
