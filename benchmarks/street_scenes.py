@@ -12,16 +12,14 @@ stopped and given again, and goes on where it was.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from clock import Clock
 
-from ats.files import write_json
+from ats.files import file_digest, write_json
 from ats.training.history import Row, read_history
 from ats.training.start import latest_weights
 
@@ -115,28 +113,32 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def run(command: list[str], options: list[str], folder: Path) -> tuple[list[Row], Cost]:
+def run(
+    command: list[str], options: list[str], start: Path | None, folder: Path
+) -> tuple[list[Row], Cost]:
     """The table of a run and its cost, trained to its end if it is not there yet.
 
+    Args:
+        command: script and data, wherever they are.
+        options: of the training.
+        start: weights to start from.
+        folder: of the run.
+
     Raises:
-        SystemExit: it failed, or the folder holds a run of other options.
+        SystemExit: it failed, or the folder holds a run of other options or other weights.
     """
     record = folder / "cost.json"
+    identity = {"options": options, "start": start and file_digest(start)}
     if not record.exists():
-        start = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command, *options, "--resume"])
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if status:
-            raise SystemExit(f"{' '.join(command)} failed")
-        # Linux counts kilobytes.
-        cost = Cost(usage.ru_maxrss * 1024, time.perf_counter() - start)
-        write_json(record, cost._asdict() | {"options": options})
+        began = time.perf_counter()
+        weights = ["--start", str(start)] if start else []
+        peak = Clock(None).run([*command, *options, *weights, "--resume"])
+        write_json(record, Cost(peak, time.perf_counter() - began)._asdict() | identity)
     found = json.loads(record.read_text())
-    if found.pop("options", None) != options:
+    if {name: found.pop(name, None) for name in identity} != identity:
         raise SystemExit(
-            f"{folder} holds a run of other options than {' '.join(options)}; give another output "
-            "folder, or delete that one"
+            f"{folder} holds a run of other options than {' '.join(options)}, or from other "
+            "weights; give another output folder, or delete that one"
         )
     return read_history(folder / "history.csv"), Cost(**found)
 
@@ -147,20 +149,20 @@ def train(
     """Every stage of a training, each from the weights of the one before; the last one's result."""
     method = METHODS[name]
     script, *own = method.command
-    start: list[str] = []
+    start: Path | None = None
     result: tuple[list[Row], Cost] | None = None
     for stage in TRAININGS[args.training]:
         # Until they differ in the number of patches, the methods with attention are one.
         shared = method.n_patches and stage.sampling
         family = "attention" if shared else name.replace(", ", "-").replace(" ", "-")
         folder = args.output / f"{family}-{seed}" / stage.name
-        options = [*own, "--batch_size", "8", *stage.options.split(), *start]
+        options = [*own, "--batch_size", "8", *stage.options.split()]
         options += ["--seed", str(1000 * stage.again + seed)]
         if method.n_patches:
             options += (stage.sampling or f"--n_patches {method.n_patches}").split()
         data = [str(args.dataset), str(folder), "--source", "gtsdb", "--limits", LIMITS]
-        result = run([script, *data], [*options, *extra], folder)
-        start = ["--start", str(latest_weights(folder))]
+        result = run([script, *data], [*options, *extra], start, folder)
+        start = latest_weights(folder)
     assert result is not None
     return result
 

@@ -1,5 +1,6 @@
 """From the command line to what it names."""
 
+import argparse
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from programs import load
 
 from ats.prior import local_contrast
 from ats.sampling import Published, Systematic
+from ats.training.arguments import add_training_arguments, parse_with_recipe
 from ats.training.build import make_optimizer, sampling_arguments
 from ats.training.run import resolve_accelerator
 
@@ -58,6 +60,15 @@ def test_the_fast_recipe(script: SimpleNamespace) -> None:
     assert model.sampling.feature(torch.rand(3, 1, 50, 50)).shape == (3, 32)
 
 
+def test_a_script_has_the_last_word_on_a_recipe() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch_size", type=int, default=128)
+    add_training_arguments(parser)
+    own: dict[str, dict[str, object]] = {"fast": {"batch_size": 16}}
+    args = parse_with_recipe(parser, ["--recipe", "fast"], own)
+    assert (args.batch_size, args.epochs) == (16, 30)
+
+
 def test_what_is_given_beside_a_recipe_holds(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--recipe", "published", "--prior", "contrast"])
     assert sampling_arguments(args)["prior"] is local_contrast
@@ -101,9 +112,8 @@ def test_numbers_that_make_no_sense(
 
 def test_a_patch_too_small_for_the_network(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--patch_size", "12x50"])
-    with pytest.raises(
-        ValueError, match=r"patch_size=\(12, 50\) .* 13 x 13 .* --features residual"
-    ):
+    wanted = r"patch_size=\(12, 50\) must be at least 13 x 13 .* take --features residual"
+    with pytest.raises(ValueError, match=wanted):
         script.build_model(args, 10)
     args = script.parse(["data", "out", "--patch_size", "13x13"])
     patches = torch.rand(1, 1, 13, 13)

@@ -256,10 +256,17 @@ def test_a_stage_of_other_options_is_not_taken_for_this_one(tmp_path):
         f"(folder / 'history.csv').write_text({table!r})\n"
         "print(*sys.argv[1:], file=(folder / 'calls').open('a'))\n"
     )
-    rows, cost = scenes.run([str(script), "data"], ["--scale", "0.3"], folder)
+    weights = [tmp_path / name for name in ("first", "moved", "other")]
+    for path, content in zip(weights, ("7", "7", "8"), strict=True):
+        path.write_text(content)
+    given = ["--scale", "0.3"]
+    rows, cost = scenes.run([str(script), "data"], given, weights[0], folder)
     assert rows == [dict.fromkeys(COLUMNS, 7)]
     assert cost.peak > 2**20
-    assert scenes.run([str(script), "elsewhere"], ["--scale", "0.3"], folder) == (rows, cost)
+    assert scenes.run([str(script), "elsewhere"], given, weights[1], folder) == (rows, cost)
     with pytest.raises(SystemExit, match=r"holds a run of other options than --scale 0.5"):
-        scenes.run([str(script), "data"], ["--scale", "0.5"], folder)
-    assert (folder / "calls").read_text() == "data --scale 0.3 --resume\n"
+        scenes.run([str(script), "data"], ["--scale", "0.5"], weights[0], folder)
+    for start in (weights[2], None):
+        with pytest.raises(SystemExit, match="or from other weights"):
+            scenes.run([str(script), "data"], given, start, folder)
+    assert (folder / "calls").read_text() == f"data --scale 0.3 --start {weights[0]} --resume\n"

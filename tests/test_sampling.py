@@ -15,7 +15,6 @@ from ats.sampling import (
     Average,
     DesignLike,
     DesRaj,
-    Generators,
     Murthy,
     Published,
     Replacement,
@@ -395,12 +394,14 @@ def test_average_of_draws() -> None:
         Average(DesRaj(), 0)
 
 
-def test_a_user_can_supply_a_design() -> None:
-    def first(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor, Tensor]:
-        indices = torch.arange(n_patches).expand(attention.shape[0], -1)
-        drawn = attention.flatten(1).gather(1, indices)
-        return indices, importance_weights(drawn, torch.ones(indices.shape))
+def first(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor, Tensor]:
+    """A design of one's own."""
+    indices = torch.arange(n_patches).expand(attention.shape[0], -1)
+    drawn = attention.flatten(1).gather(1, indices)
+    return indices, importance_weights(drawn, torch.ones(indices.shape))
 
+
+def test_a_user_can_supply_a_design() -> None:
     attention = torch.rand(2, 3, 5).double()
     attention /= attention.sum((1, 2), keepdim=True)
     positions, weights = ats.sample(attention, 6, design=first)
@@ -418,14 +419,6 @@ def test_half_precision_attention_gives_float32_weights() -> None:
 
 
 ATTENTION = torch.full((2, 3, 3), 1 / 9)
-
-
-def uniform_weights(
-    attention: Tensor, n_patches: int, generator: Generators
-) -> tuple[Tensor, Tensor]:
-    """A design of one's own, which looks at nothing."""
-    shape = (len(attention), n_patches)
-    return torch.zeros(shape, dtype=torch.int64), torch.full(shape, 1 / n_patches)
 
 
 @pytest.mark.parametrize(
@@ -450,7 +443,7 @@ def test_errors_name_the_argument_and_the_remedy(
         ats.sample(attention, n_patches, design=design)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, uniform_weights, Average(uniform_weights, 2)])
+@pytest.mark.parametrize("design", [*DESIGNS, first, Average(first, 2)])
 def test_every_design_refuses_what_is_no_attention(design: DesignLike) -> None:
     with pytest.raises(ValueError, match="negative values"):
         ats.sample(torch.tensor([[1.5, -0.5]]), 1, design=design)

@@ -45,9 +45,12 @@ class Runs:
         self._maps = torch.arange(n_images, device=self.rows.device).unsqueeze(1) * n_positions
 
         dtype = torch.promote_types(self.rows.dtype, torch.float32)
-        sums = torch.cat([part.sum(-1, dtype=dtype) for part in self._parts()], 2)
-        self._sums = sums.flatten(1)
-        check_attention(attention, self._sums)
+        # A run of zeros has their mass, too.
+        masses = [
+            part.sum(-1, dtype=dtype).double() + part.shape[3] * TINY for part in self._parts()
+        ]
+        self._mass = torch.cat(masses, 2).flatten(1)
+        check_attention(attention, self._mass)
 
     def of(self, images: Tensor | slice) -> "Runs":
         """The same, of which :meth:`look` looks at some images; all else is of all of them."""
@@ -66,8 +69,7 @@ class Runs:
 
     def mass(self) -> Tensor:
         """Attention of each run (B, T) float64, positive."""
-        # A run of zeros has their mass, too.
-        return self._sums.double() + self._lengths() * TINY
+        return self._mass
 
     def look(self, runs: Tensor, lanes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Positions and their attention within some runs.
@@ -126,12 +128,6 @@ class Runs:
     def along_curve(self) -> Tensor:
         """Numbers of the runs (T) in an order that keeps neighbours in the map together."""
         return curve_order(self.map_shape, self.length, self.rows.device)
-
-    def _lengths(self) -> Tensor:
-        """Number of positions of each run (T)."""
-        parts = self._parts()
-        lengths = [self._sums.new_full(part.shape[1:3], part.shape[3]) for part in parts]
-        return torch.cat(lengths, 1).flatten().double()
 
     def _parts(self) -> list[Tensor]:
         """Of each line the full runs (B, lines, J, L), and the shorter one (B, lines, 1, L')."""

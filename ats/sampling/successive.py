@@ -11,7 +11,7 @@ from ats.sampling.design import Design, Generators, uniform
 from ats.sampling.runs import TINY, Runs, hit, hit_within
 
 # Independent draws at once for each position that is wanted. Attention on fewer than N positions
-# needs a second round, once these are out of the way, and seldom more.
+# needs a second round, once these are out of the way, and where N is not near K seldom more.
 TRIES = 2
 # The index of no position.
 NONE = -1

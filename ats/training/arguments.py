@@ -2,8 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -126,17 +125,17 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 def parse_with_recipe(
     parser: argparse.ArgumentParser,
     arguments: list[str] | None = None,
-    own: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+    own: dict[str, dict[str, object]] | None = None,
 ) -> argparse.Namespace:
     """Parse; a recipe changes the defaults, and what is given beside it holds.
 
     Args:
         parser: with the arguments of :func:`add_training_arguments`.
         arguments: in place of those of the command line.
-        own: what recipes change of the defaults of a script's own arguments.
+        own: what recipes change in this script besides, or otherwise.
     """
     recipe = parser.parse_args(arguments).recipe
-    parser.set_defaults(**RECIPES[recipe], **own.get(recipe, {}))
+    parser.set_defaults(**RECIPES[recipe] | (own or {}).get(recipe, {}))
     return parser.parse_args(arguments)
 
 
