@@ -1,10 +1,12 @@
 """Laws of the sampling designs."""
 
+import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
-from enumeration import exact_expectation, systematic_expectation
+from enumeration import exact_expectation, sample_probability, systematic_expectation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -24,7 +26,7 @@ from ats.sampling import (
     successive,
 )
 from ats.sampling.curve import curve_order
-from ats.sampling.runs import Runs, hit
+from ats.sampling.runs import BELOW_ONE, Runs, hit
 from ats.sampling.successive import Drawn, draw_in_order, leave_one_out_ratio
 from ats.sampling.systematic import inclusion_probabilities, lane_count, mask_size, walk
 
@@ -107,6 +109,15 @@ def test_all_positions_give_the_exact_value(name: str) -> None:
     assert sorted(positions.flatten().tolist()) == list(range(11))
     estimate = ats.expectation(features[positions[..., 0]], weights)
     torch.testing.assert_close(estimate, attention @ features, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["murthy", "systematic"])
+def test_all_positions_have_the_exact_gradient_where_some_are_zero(name: str) -> None:
+    attention = torch.tensor([[0.6, 0.0, 0.4, 0.0]], dtype=torch.float64, requires_grad=True)
+    positions, weights = ats.sample(attention, 4, design=name)
+    features = torch.tensor([2.0, 3.0, 5.0, 7.0], dtype=torch.float64)
+    (weights * features[positions[..., 0]]).sum().backward()
+    torch.testing.assert_close(attention.grad, features.unsqueeze(0), rtol=0, atol=1e-12)
 
 
 @given(
@@ -284,11 +295,12 @@ def test_runs_hold_all_of_the_attention(
     attention = (spread * torch.randn(3, n_positions, generator=generator)).double().softmax(1)
     runs = Runs(attention.reshape(3, *shape), n_patches)
     every = torch.arange(runs.n_runs).expand(3, -1)
-    indices, values = runs.look(every)
+    first, values = runs.look(every)
     torch.testing.assert_close(values.sum(2), runs.mass(), rtol=1e-12, atol=0)
     # Behind the end of a short run there is nothing.
     inside = values[0].flatten() > 0
-    assert indices[0].flatten()[inside].tolist() == list(range(n_positions))
+    indices = (first[0, :, None] + torch.arange(runs.length)).flatten()
+    assert indices[inside].tolist() == list(range(n_positions))
     torch.testing.assert_close(values.flatten(1)[:, inside], runs.probabilities(), rtol=0, atol=0)
     count = min(n_patches, n_positions)
     where, found = runs.largest(count)
@@ -299,7 +311,7 @@ def test_runs_hold_all_of_the_attention(
 
 def test_points_hit_intervals_of_positive_length() -> None:
     mass = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]], dtype=torch.float64)
-    points = torch.tensor([[0.0, 0.2, 0.25, 0.7, 1.0]], dtype=torch.float64)
+    points = torch.tensor([[0.0, 0.2, 0.25, 0.7, BELOW_ONE]], dtype=torch.float64)
     found, share = hit(mass, points)
     assert found.tolist() == [[1, 1, 3, 3, 4]]
     wanted = torch.tensor([[0.0, 0.8, 0.0, 0.9, 1.0]]).double()
@@ -327,6 +339,28 @@ def test_systematic_inclusion_frequencies() -> None:
     share = torch.bincount(positions.flatten(), minlength=6) / rows
     wanted = inclusion_probabilities(attention.unsqueeze(0), 3)[0]
     assert float((share - wanted).abs().max()) < 5 * math.sqrt(0.25 / rows)
+
+
+@pytest.mark.parametrize("name", ["des-raj", "murthy"])
+def test_later_rounds_keep_the_law_of_draws_one_by_one(name: str) -> None:
+    # In most images neither the first nor the second round finds three positions.
+    attention = torch.tensor([0.97, 0.015, 0.009, 0.004, 0.002], dtype=torch.float64)
+    rows = 100_000
+    generator = torch.Generator().manual_seed(0)
+    drawn = ats.sample(attention.expand(rows, -1), 3, design=name, generator=generator).positions
+    found = Counter(tuple(row) for row in drawn[..., 0].tolist())
+    chi2, degrees, rest = 0.0, 0, 0.0
+    for sample in itertools.permutations(range(5), 3):
+        expected = rows * sample_probability(attention, sample, False)
+        if expected < 5:
+            rest += found[sample] - expected
+            continue
+        chi2 += (found[sample] - expected) ** 2 / expected
+        degrees += 1
+    # Five standard deviations of chi-squared; next to nothing is so rare that it is not in it.
+    assert chi2 < degrees + 5 * math.sqrt(2 * degrees)
+    assert degrees > 20
+    assert abs(rest) < 30
 
 
 def test_leave_one_out_ratio_with_many_patches() -> None:
@@ -368,11 +402,15 @@ def test_rounds_that_an_image_does_not_need_change_nothing(
     def draw() -> Drawn:
         return draw_in_order(Runs(attention, 6), 6, torch.Generator().manual_seed(1))
 
+    def every_row(indices: Tensor) -> Tensor:
+        return torch.arange(len(indices))
+
     alone = draw()
-    # As where the host does not wait to hear which images are done.
-    monkeypatch.setattr(successive, "unfinished", lambda _: slice(None))
-    for found, wanted in zip(draw(), alone, strict=True):
-        assert torch.equal(found, wanted)
+    # None: as where the host does not wait to hear which images are done.
+    for unfinished in (lambda _: None, every_row):
+        monkeypatch.setattr(successive, "unfinished", unfinished)
+        for found, wanted in zip(draw(), alone, strict=True):
+            assert torch.equal(found, wanted)
 
 
 def test_deterministic_designs_repeat() -> None:
@@ -385,11 +423,25 @@ def test_deterministic_designs_repeat() -> None:
     torch.testing.assert_close(top.weights.sum(1), torch.ones(3))
 
 
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 5), (3, 1, 2, 2)])
+def test_positions_are_coordinates(shape: tuple[int, ...]) -> None:
+    attention = torch.arange(1, math.prod(shape) + 1).double().softmax(0).reshape(1, *shape)
+    positions = ats.sample(attention, math.prod(shape), design="top").positions[0]
+    # The largest is the last one.
+    wanted = list(itertools.product(*map(range, shape)))[::-1]
+    assert [tuple(position) for position in positions.tolist()] == wanted
+
+
 def test_average_of_draws() -> None:
     attention = torch.rand(3, 13).double().softmax(1)
     positions, weights = ats.sample(attention, 4, design=Average(Murthy(), 5))
     assert positions.shape == (3, 20, 1)
     torch.testing.assert_close(weights.sum(1), torch.ones(3).double())
+    # Of a design of one's own, which does not say whether it repeats positions.
+    own = Average(first, 2)
+    assert not own.distinct
+    twice = ats.sample(attention, 4, design=own).positions
+    assert torch.equal(twice[:, :4], twice[:, 4:])
     with pytest.raises(ValueError, match="draws=0"):
         Average(DesRaj(), 0)
 

@@ -22,7 +22,7 @@ def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
     rows = attention.detach().flatten(1)
     if sums is None:
         sums = rows
-    total = sums.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    total = sums.sum(1, dtype=torch.promote_types(sums.dtype, torch.float32))
     tolerance = 1e-3 if attention.dtype in (torch.float32, torch.float64) else 3e-2
     valid = ((total - 1).abs() <= tolerance).all() & (rows.amin() >= 0)
     if valid.device.type == "cuda":

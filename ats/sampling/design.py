@@ -1,7 +1,7 @@
 """What a sampling design is, and how its draws become weights that carry the gradient."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +12,9 @@ from ats.sampling.runs import Runs
 
 Generators = Generator | Sequence[Generator] | None
 """One generator for a whole batch, or one for each of its images, or torch's own."""
+
+DesignFunction = Callable[[Tensor, int, Generators], tuple[Tensor, Tensor]]
+"""Attention (B, \\*map), N and a generator to indices (B, N) in flat maps and weights (B, N)."""
 
 
 @dataclass(frozen=True)

@@ -26,5 +26,6 @@ class Replacement(Design):
         """Invert the cumulated distribution at N uniforms."""
         mass = runs.mass()
         run, share = hit(mass, uniform(mass, n_patches, generator))
-        indices, drawn = hit_within(*runs.look(run), share)
-        return indices, 1 / (n_patches * drawn)
+        first, values = runs.look(run)
+        lane, drawn = hit_within(values, share)
+        return first + lane, 1 / (n_patches * drawn)

@@ -12,6 +12,8 @@ from ats.sampling.curve import curve_order
 # Attention of exactly zero is lifted to this in float64: far below anything a softmax returns, so
 # that no expectation changes, yet its reciprocal is finite, so that every weight and gradient is.
 TINY = 1e-300
+# The largest float64 below 1.
+BELOW_ONE = 1 - 2.0**-53
 
 
 class Runs:
@@ -42,17 +44,17 @@ class Runs:
         self.length = math.ceil(self._width / max(1, round(self._width / wanted)))
         self._per_line = -(-self._width // self.length)
         n_images, n_positions = self.rows.shape
-        self._maps = torch.arange(n_images, device=self.rows.device).unsqueeze(1) * n_positions
+        self._maps = torch.arange(0, n_images * n_positions, n_positions, device=self.rows.device)
 
         dtype = torch.promote_types(self.rows.dtype, torch.float32)
         # A run of zeros has their mass, too.
         masses = [
-            part.sum(-1, dtype=dtype).double() + part.shape[3] * TINY for part in self._parts()
+            part.sum(-1, dtype=dtype).double().add_(part.shape[3] * TINY) for part in self._parts()
         ]
-        self._mass = torch.cat(masses, 2).flatten(1)
+        self._mass = (masses[0] if len(masses) == 1 else torch.cat(masses, 2)).flatten(1)
         check_attention(attention, self._mass)
 
-    def of(self, images: Tensor | slice) -> "Runs":
+    def of(self, images: Tensor) -> "Runs":
         """The same, of which :meth:`look` looks at some images; all else is of all of them."""
         some = copy(self)
         some._maps = self._maps[images]
@@ -72,40 +74,46 @@ class Runs:
         return self._mass
 
     def look(self, runs: Tensor, lanes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Positions and their attention within some runs.
+        """Attention within some runs.
 
         Args:
             runs: (B, M) numbers of runs.
-            lanes: (P) or (B, 1, P): places within a run in the order that is wanted; all in their
-                own order by default.
+            lanes: (P) or (B, 1, P): the numbers below P, at least L, in the order in which a run's
+                places are wanted; 0 to L - 1 by default.
 
         Returns:
-            Indices (B, M, P), and attention (B, M, P) float64, 0 where a run has no such place.
+            Index (B, M) of each run's first position, to which the number of a place adds up, and
+            attention (B, M, P) float64, 0 where a run has no such place.
         """
-        first = runs % self._per_line * self.length
+        if self._width % self.length:
+            return self._look_at_ragged(runs, self.lanes() if lanes is None else lanes)
+        first = runs * self.length
+        values = self._windows(first)
+        if lanes is not None:
+            values = _pick(values, lanes, lanes.shape[-1])
+        return first, values
+
+    def _look_at_ragged(self, runs: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where the last run of a line is shorter."""
+        place = runs % self._per_line * self.length
         # The window of a shorter run begins before it, so as not to reach into the next line.
-        start = first.clamp_max(self._width - self.length)
+        start = place.clamp_max(self._width - self.length)
         begin = runs // self._per_line * self._width + start
-        places = self.lanes() if lanes is None else lanes
-        ragged = self._width % self.length > 0
-        if ragged:
-            places = places + (first - start).unsqueeze(2)
-        inside = places < self.length
-        places = places.clamp_max(self.length - 1)
-        values = self._windows(begin)
-        if ragged or lanes is not None:
-            values = values.gather(2, places.expand(*runs.shape, -1))
-        values = values.double().clamp_min_(TINY)
-        return begin.unsqueeze(2) + places, values.masked_fill_(~inside, 0.0)
+        lead = place - start
+        reach = lanes.shape[-1] + self.length - 1
+        return begin + lead, _pick(self._windows(begin), lanes + lead.unsqueeze(2), reach)
 
     def _windows(self, begin: Tensor) -> Tensor:
-        """Attention (B, M, L) from positions (B, M) on."""
-        begin = begin + self._maps
+        """Attention (B, M, L) float64, positive, from positions (B, M) on."""
+        begin = begin + self._maps.unsqueeze(1)
         if self.rows.device.type != "cpu" or torch.compiler.is_compiling():
-            return self.rows.take(begin.unsqueeze(2) + self.lanes())
-        # Copied line by line out of a view in which any position begins a window.
-        windows = self.rows.as_strided((self.rows.numel() - self.length + 1, self.length), (1, 1))
-        return windows.index_select(0, begin.flatten()).reshape(*begin.shape, self.length)
+            values = self.rows.take(begin.unsqueeze(2) + self.lanes())
+        else:
+            # Copied line by line out of a view in which any position begins a window.
+            size = (self.rows.numel() - self.length + 1, self.length)
+            windows = self.rows.as_strided(size, (1, 1))
+            values = windows.index_select(0, begin.flatten()).reshape(*begin.shape, self.length)
+        return values.double().clamp_min_(TINY)
 
     def largest(self, count: int) -> tuple[Tensor, Tensor]:
         """Where the largest attention is: indices, and attention float64, (B, count) descending.
@@ -117,9 +125,9 @@ class Runs:
         """
         peaks = torch.cat([part.amax(-1) for part in self._parts()], 2).flatten(1)
         _, runs = largest(peaks, min(count, self.n_runs))
-        indices, values = self.look(runs)
+        first, values = self.look(runs)
         top, where = largest(values.flatten(1), count)
-        return indices.flatten(1).gather(1, where), top
+        return first.gather(1, where // self.length) + where % self.length, top
 
     def lanes(self) -> Tensor:
         """0 to L - 1."""
@@ -137,6 +145,12 @@ class Runs:
         if whole < self._width:
             parts.append(lines[..., None, whole:])
         return parts
+
+
+def _pick(values: Tensor, places: Tensor, end: int) -> Tensor:
+    """Values (B, M, L) at places (P), (B, 1, P) or (B, M, P) below ``end``; 0 from L on."""
+    values = torch.nn.functional.pad(values, (0, end - values.shape[2]))
+    return values.gather(2, places.expand(*values.shape[:2], -1))
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -160,33 +174,37 @@ def hit(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         mass: (..., T) float64, not negative. Where the sum is 0, nothing that is returned means
             anything.
-        fraction: (..., M) float64, points as fractions of that sum, in [0, 1].
+        fraction: (..., M) float64, points as fractions of that sum, in [0, 1).
 
     Returns:
         Indices (..., M) of intervals of positive length, and which share (..., M) of it, in
-        [0, 1], lies before the point.
+        [0, 1), lies before the point.
     """
-    ends = mass.cumsum(-1)
-    total = ends[..., -1:]
-    # Rounding must not leave a point at the very end, behind the last positive length.
-    points = torch.minimum(fraction * total, torch.nextafter(total, total.new_zeros(())))
-    # Only behind intervals that are all empty, of which the result is not used, is there none.
-    found = torch.searchsorted(ends, points, right=True).clamp_max_(ends.shape[-1] - 1)
+    ends, points, found = _search(mass, fraction)
     length = mass.gather(-1, found)
     share = (points - (ends.gather(-1, found) - length)) / length
-    return found, share.clamp(0.0, 1.0)
+    return found, share.clamp_(0.0, BELOW_ONE)
 
 
-def hit_within(indices: Tensor, mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """The position of each run that lies at a share of the run's mass.
+def hit_within(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The place in each run that lies at a share of the run's mass.
 
     Args:
-        indices: (B, M, P) positions, see :meth:`Runs.look`.
-        mass: (B, M, P) float64 of each, not negative, of positive sums.
-        share: (B, M) in [0, 1], see :func:`hit`.
+        mass: (B, M, P) float64 of each place, not negative, of positive sums.
+        share: (B, M) in [0, 1), see :func:`hit`.
 
     Returns:
-        Indices (B, M) of positions of positive mass, and their mass (B, M).
+        Numbers (B, M) of places of positive mass, and their mass (B, M).
     """
-    lane, _ = hit(mass, share.unsqueeze(2))
-    return indices.gather(2, lane).squeeze(2), mass.gather(2, lane).squeeze(2)
+    found = _search(mass, share.unsqueeze(2))[2]
+    return found.squeeze(2), mass.gather(2, found).squeeze(2)
+
+
+def _search(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ends of the intervals, points, and the intervals that these fall into; see :func:`hit`."""
+    ends = mass.cumsum(-1)
+    # Rounded, the product with a number below 1 is below the sum: within the last positive length.
+    points = fraction * ends[..., -1:]
+    # Only behind intervals that are all empty, of which the result is not used, is there none.
+    found = torch.searchsorted(ends, points, right=True).clamp_max_(ends.shape[-1] - 1)
+    return ends, points, found

@@ -21,8 +21,9 @@ class Drawn(NamedTuple):
     """A successive sample, or the beginning of one.
 
     Attributes:
-        indices: (B, N) in the order of drawing, with NONE behind what was found so far.
-        attention: (B, N) float64 there.
+        indices: (B, N) in the order of drawing; while the sample is being drawn (B, N + 1), with
+            NONE behind what was found so far, and whatever was not taken in the last column.
+        attention: of the same shape, float64 there.
         outside: (B, 1) attention left outside the sample, without cancellation; (B, T) in each run
             while the sample is being drawn.
     """
@@ -43,24 +44,34 @@ def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
     # Every round adds a position at least.
     rounds = ([TRIES * n_patches] * 2 + [1] * n_patches)[:n_patches]
     noise = torch.split(uniform(mass, sum(rounds), generator), rounds, 1)
-    index = torch.full((len(mass), n_patches), NONE, device=mass.device)
+    # The last column is that of the draws that are not taken.
+    index = torch.full((len(mass), n_patches + 1), NONE, device=mass.device)
     drawn = Drawn(index, mass.new_zeros(index.shape), mass)
     drawn = add_draws(runs, drawn, noise[0], first=True)
     for points in noise[1:]:
         rows = unfinished(drawn.indices)
-        if isinstance(rows, Tensor) and not len(rows):
+        if rows is None:
+            drawn = add_draws(runs, drawn, points)
+            continue
+        if not len(rows):
             break
         some = Drawn(*(values[rows] for values in drawn))
         for values, new in zip(drawn, add_draws(runs.of(rows), some, points[rows]), strict=True):
             values[rows] = new
-    return drawn._replace(outside=drawn.outside.sum(1, keepdim=True))
+    index, attention, outside = drawn
+    return Drawn(index[:, :-1], attention[:, :-1], outside.sum(1, keepdim=True))
 
 
-def unfinished(indices: Tensor) -> Tensor | slice:
-    """Rows of indices (B, N) that are not full; all, where the host would wait for the answer."""
+def unfinished(indices: Tensor) -> Tensor | None:
+    """Rows of indices (B, N + 1) that are not full; None for all, full or not.
+
+    All are taken where the host would wait for the answer, and where a copy of the few that are
+    full would not pay.
+    """
     if indices.device.type != "cpu" or torch.compiler.is_compiling():
-        return slice(None)
-    return (indices[:, -1] == NONE).nonzero().squeeze(1)
+        return None
+    rows = (indices[:, -2] == NONE).nonzero().squeeze(1)
+    return None if 2 * len(rows) > len(indices) else rows
 
 
 def add_draws(runs: Runs, drawn: Drawn, points: Tensor, *, first: bool = False) -> Drawn:
@@ -74,49 +85,46 @@ def add_draws(runs: Runs, drawn: Drawn, points: Tensor, *, first: bool = False) 
     """
     index, attention, mass = drawn
     run, share = hit(mass, points)
-    indices, values = runs.look(run)
+    first_position, values = runs.look(run)
+    # One place before and one behind each run, for what lies in other runs.
+    begin, values = first_position - 1, torch.nn.functional.pad(values, (1, 1))
     if not first:
-        values = without(index, indices, values)
-    new, chance = hit_within(indices, values, share)
+        take_out(index, begin, values)
+    place, chance = hit_within(values, share)
+    new = begin + place
     slot = free_slots(new, index)
-    full = index[:, -1:] != NONE
-    index, attention = put(index, slot, new), put(attention, slot, chance)
+    full = index[:, -2:-1] != NONE
+    index, attention = index.scatter(1, slot, new), attention.scatter(1, slot, chance)
+    take_out(index, begin, values)
     # What is left in a run is summed anew: a difference would cancel.
-    left = mass.scatter(1, run, without(index, indices, values).sum(2))
-    return Drawn(index, attention, torch.where(full, mass, left))
+    left = mass.scatter(1, run, values.sum(2))
+    return Drawn(index, attention, left if first else torch.where(full, mass, left))
 
 
 def free_slots(new: Tensor, index: Tensor) -> Tensor:
-    """Places (B, M) in samples for new positions; N for those that repeat, or are too many.
+    """Columns (B, M) of samples for new positions; N for those that repeat, or are too many.
 
     Args:
         new: (B, M) positions, none of which is in the sample yet, unless that is full.
-        index: (B, N) samples, with NONE behind what was found.
+        index: (B, N + 1) samples, with NONE behind what was found.
     """
-    n_patches = index.shape[1]
-    repeats = (new.unsqueeze(2) == new.unsqueeze(1)).tril(-1).any(2)
-    slot = (index != NONE).sum(1, keepdim=True) - 1 + (~repeats).cumsum(1)
-    return slot.masked_fill(repeats, n_patches).clamp_max(n_patches)
+    last = index.shape[1] - 1
+    repeats = (new.unsqueeze(2) == new.unsqueeze(1)).tril_(-1).any(2)
+    slot = (index[:, :-1] != NONE).sum(1, keepdim=True) - 1 + (~repeats).cumsum(1)
+    return slot.masked_fill_(repeats, last).clamp_max_(last)
 
 
-def put(row: Tensor, slot: Tensor, values: Tensor) -> Tensor:
-    """Rows (B, N) with values (B, M) in some places (B, M), of which N is none."""
-    return torch.nn.functional.pad(row, (0, 1)).scatter(1, slot, values)[:, :-1]
-
-
-def without(found: Tensor, indices: Tensor, values: Tensor) -> Tensor:
-    """Attention (B, M, P) of the positions within some runs, 0 for those that are found.
+def take_out(found: Tensor, begin: Tensor, values: Tensor) -> None:
+    """Set the attention of positions that are found to 0.
 
     Args:
-        found: (B, N) indices of positions, or NONE.
-        indices: (B, M, P) of the runs, see :meth:`Runs.look`.
-        values: (B, M, P) attention there.
+        found: (B, N + 1) indices of positions, or NONE; the last is left out.
+        begin: (B, M) index of the first place of each run.
+        values: (B, M, P) attention there, of which the first and the last place stand for whatever
+            lies outside.
     """
-    n_places = values.shape[2]
-    place = found.unsqueeze(1) - indices[..., :1]
-    # Those in other runs go to a place of their own, which is cut off again.
-    place = place.masked_fill((place < 0) | (place > n_places), n_places)
-    return torch.nn.functional.pad(values, (0, 1)).scatter(2, place, 0.0)[..., :n_places]
+    place = found[:, None, :-1] - begin.unsqueeze(2)
+    values.scatter_(2, place.clamp_(0, values.shape[2] - 1), 0.0)
 
 
 @final
@@ -187,7 +195,9 @@ def leave_one_out_ratio(drawn: Tensor, outside: Tensor) -> Tensor:
     log_factor = torch.log(-torch.expm1(-rate.unsqueeze(2) * nodes))
     log_terms = log_factor.sum(1) + log_weights
     log_without = torch.logsumexp(log_terms.unsqueeze(1) - log_factor, dim=2)
-    return torch.exp(log_without - torch.logsumexp(log_terms, dim=1, keepdim=True))
+    ratio = torch.exp(log_without - torch.logsumexp(log_terms, dim=1, keepdim=True))
+    # A sample that is everything has the probability 1, whichever of it came first.
+    return torch.where(outside > 0, ratio, 1.0)
 
 
 def _quadrature(n_patches: int, like: Tensor) -> tuple[Tensor, Tensor]:

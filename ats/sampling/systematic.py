@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
-from ats.sampling.runs import TINY, Runs, hit, hit_within, largest
+from ats.sampling.runs import BELOW_ONE, Runs, hit, hit_within, largest
 
 
 @final
@@ -59,14 +59,14 @@ def inclusion_scale(top: Tensor, rest: Tensor) -> Tensor:
         rest: (B, 1) mass of all other positions.
     """
     n_patches = top.shape[1]
-    # Summed from the small end: 1 - sum(top) would cancel where attention is nearly one-hot.
-    tail = rest + top.flip(1).cumsum(1).flip(1)
     left = torch.arange(n_patches, 0, -1, device=top.device)
-    n_certain = (left * top >= tail).long().cumprod(1).sum(1, keepdim=True)
-    uncertain_mass = torch.cat([tail, rest], 1).gather(1, n_certain)
-    scale = (n_patches - n_certain) / uncertain_mass.clamp_min(TINY)
+    # The mass from each on, summed: 1 - sum(top) would cancel where attention is nearly one-hot.
+    tail = torch.addmm(rest, top, top.new_ones(n_patches, n_patches).tril_())
+    # These come first: with (N - i) a_i < tail, the tail less a_i is above (N - i - 1) a_i as well.
+    n_certain = (left * top >= tail).sum(1, keepdim=True)
     # Where N are certain, the least of them is, and next to nothing is left for the others.
-    return torch.where(n_certain == n_patches, 1 / top[:, -1:], scale)
+    uncertain = torch.cat([tail, top[:, -1:]], 1).gather(1, n_certain)
+    return (n_patches - n_certain).clamp_min_(1) / uncertain
 
 
 def inclusion_probabilities(probabilities: Tensor, n_patches: int) -> Tensor:
@@ -103,19 +103,18 @@ def walk(runs: Runs, start: Tensor, mask: Tensor, n_patches: int) -> tuple[Tenso
     scale, mass = included_mass(runs, n_patches)
     curve = runs.along_curve()
     places = lane_count(runs)
-    numbers = torch.arange(mask_size(runs) // places, device=mask.device)
-    order = mask // places ^ numbers
+    block, mask = mask // places, mask % places
     # Numbers beyond the runs stand for nothing and are never hit.
-    along = mass.gather(1, curve.expand(len(mass), -1))
-    along = torch.nn.functional.pad(along, (0, len(numbers) - len(curve))).gather(1, order)
-    steps = start + torch.arange(n_patches, device=mask.device)
+    along = mass.new_zeros(len(mass), mask_size(runs) // places)
+    along[:, : len(curve)] = mass.gather(1, curve.expand(len(mass), -1))
+    along = along.gather(1, block ^ torch.arange(along.shape[1], device=mask.device))
     # The sums are N up to rounding, and the points are spread over just that.
-    number, share = hit(along, steps / n_patches)
-    hit_runs = curve[order.gather(1, number)]
-    lanes = (mask % places ^ torch.arange(places, device=mask.device)).unsqueeze(1)
-    indices, attention = runs.look(hit_runs, lanes)
-    indices, chance = hit_within(indices, included(attention, scale), share)
-    return indices, 1 / chance
+    steps = (start + torch.arange(n_patches, device=mask.device)) / n_patches
+    number, share = hit(along, steps.clamp_max_(BELOW_ONE))
+    lanes = mask ^ torch.arange(places, device=mask.device)
+    first, attention = runs.look(curve.take(block ^ number), lanes.unsqueeze(1))
+    lane, chance = hit_within(included(attention, scale), share)
+    return first + (mask ^ lane), 1 / chance
 
 
 def mask_size(runs: Runs) -> int:

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ats.sampling.design import Design, Generators
+from ats.sampling.design import Design, DesignFunction, Generators
 from ats.sampling.runs import Runs
 
 
@@ -30,11 +30,11 @@ class Average:
     """The mean of several independent draws of another design: draws x N patches an image.
 
     Args:
-        design: what is drawn repeatedly.
+        design: what is drawn repeatedly: a :class:`Design`, or any callable like one.
         draws: how often.
     """
 
-    design: Design
+    design: DesignFunction
     draws: int
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Average:
     @property
     def distinct(self) -> bool:
         """Positions may repeat between draws, not within one where the design forbids it."""
-        return self.design.distinct
+        return getattr(self.design, "distinct", False)
 
     def __call__(
         self, attention: Tensor, n_patches: int, generator: Generators
