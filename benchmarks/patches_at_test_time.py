@@ -141,8 +141,7 @@ def sampled_features(
     design = training_design(run.args.design, centred=False)
     generator = image_generators(args.seed, 0, batch.index.tolist())
     maps = [weight_maps(sample(attention, n_patches, design=name), attention) for name in FIXED]
-    # The published design is none of the class, but called alike.
-    average = Average(design, most)  # type: ignore[arg-type]
+    average = Average(design, most)
     drawn = sample(attention, n_patches, design=average, generator=generator)
     maps.append(weight_maps(drawn, attention, most))
     features = weighted_features(sampling, torch.cat(maps, 1), batch.x_low, batch.x_high)[0]
