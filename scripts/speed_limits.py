@@ -135,7 +135,8 @@ def speed_limits(text: str) -> list[str]:
     limits = [part.strip() for part in text.split(",")]
     if not all(limit.isdecimal() for limit in limits) or len(set(limits)) < len(limits):
         raise argparse.ArgumentTypeError(f"{text!r} must be different limits, such as 50,70,80")
-    return limits
+    # Whatever the order, the same limits are the same classes to --start from.
+    return sorted(limits, key=int)
 
 
 def heights(text: str) -> tuple[int, int]:
@@ -165,12 +166,14 @@ def build_model(
     from ats.nn import Classifier, glorot_uniform_
     from ats.training.build import sampling_arguments
 
-    low = small_shape(shape, args.scale) if shape else (SMALLEST_VIEW, SMALLEST_VIEW)
-    if min(low) < SMALLEST_VIEW:
-        raise ValueError(
-            f"scale={args.scale} makes small views of {low[0]} x {low[1]} pixels, of which the "
-            f"attention network needs {SMALLEST_VIEW} x {SMALLEST_VIEW}; raise it"
-        )
+    for size in filter(None, (shape, args.composite_size)):
+        low = small_shape(size, args.scale)
+        if min(low) < SMALLEST_VIEW:
+            raise ValueError(
+                f"scale={args.scale} makes small views of {low[0]} x {low[1]} pixels of images of "
+                f"{size[0]} x {size[1]}, of which the attention network needs {SMALLEST_VIEW} x "
+                f"{SMALLEST_VIEW}; raise it, or take larger images"
+            )
     published = args.attention == "published"
     sampling = AttentionSampling(
         speed_limits_attention() if published else strided_attention(),
@@ -239,6 +242,7 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
     from ats.training.report import print_parameters, run_script
 
     def train() -> dict[str, float]:
+        from ats.training.checkpoint import CHECKPOINT
         from ats.training.classes import ClassTable, scene_parameters
         from ats.training.confusion import Confusion
         from ats.training.examples import Examples, strided
@@ -257,9 +261,9 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
         print_parameters(parameters)
         torch.manual_seed(args.seed)
         model = build(args, len(classes), test.high_shape)
-        if args.start is not None:
-            start_from(model, args.start)
         output = Path(args.output)
+        if args.start is not None and not (output / CHECKPOINT).exists():
+            start_from(model, args.start)
         chosen = strided(len(test), EXAMPLES)
         names = [test.scenes[index].path.name for index in chosen]
         shown = next((n for n, scene in enumerate(test.scenes) if scene.boxes), 0)

@@ -423,6 +423,20 @@ def test_deterministic_designs_repeat() -> None:
     torch.testing.assert_close(top.weights.sum(1), torch.ones(3))
 
 
+@pytest.mark.parametrize("name", ["deterministic", "top"])
+@pytest.mark.parametrize(("n_patches", "n_positions"), [(9, 18), (13, 52), (21, 42), (35, 210)])
+def test_an_image_s_answer_does_not_depend_on_its_batch(
+    name: str, n_patches: int, n_positions: int
+) -> None:
+    # Of a flat map every other boundary is a tie, where the last bit of a sum counts.
+    attention = torch.full((32, n_positions), 1 / n_positions, dtype=torch.float64)
+    alone = ats.sample(attention[:1], n_patches, design=name)
+    for rows in (2, 32):
+        batch = ats.sample(attention[:rows], n_patches, design=name)
+        assert torch.equal(batch.positions, alone.positions.expand(rows, -1, -1))
+        assert torch.equal(batch.weights, alone.weights.expand(rows, -1))
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 5), (3, 1, 2, 2)])
 def test_positions_are_coordinates(shape: tuple[int, ...]) -> None:
     attention = torch.arange(1, math.prod(shape) + 1).double().softmax(0).reshape(1, *shape)
@@ -477,7 +491,7 @@ ATTENTION = torch.full((2, 3, 3), 1 / 9)
     ("attention", "n_patches", "design", "message"),
     [
         (ATTENTION, 12, "systematic", r"n_patches=12 exceeds the 9 positions of a \(3, 3\)"),
-        (ATTENTION, 12, "published", "lower it or sample with replacement"),
+        (ATTENTION, 12, "published", "lower it, or sample with replacement"),
         (ATTENTION, 0, "replacement", "n_patches=0 must be at least 1"),
         (ATTENTION, 3, "sistematic", "design='sistematic' is unknown; take one of replacement"),
         (ATTENTION * 2, 3, "systematic", "attention must sum to 1 in each image, got 2"),

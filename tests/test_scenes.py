@@ -197,7 +197,7 @@ def german_folder(folder: Path, suffix: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("suffix", ["ppm", "jpg"])
+@pytest.mark.parametrize("suffix", ["ppm", "jpg", "JPEG"])
 def test_a_german_folder_as_published_or_encoded_anew(tmp_path: Path, suffix: str) -> None:
     signs = GermanSigns(german_folder(tmp_path, suffix))
     assert signs.classes[:3] == [EMPTY, "20", "30"]
@@ -227,6 +227,14 @@ def test_german_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (folder / "gt.txt").write_text("00000.ppm;10;2;5;7;1\n")
     with pytest.raises(ValueError, match=r"gt.txt: line 1 has a box inside out"):
         GermanSigns(folder).scenes(train=True)
+    # After a byte order mark, as some editors write it.
+    (folder / "gt.txt").write_text("00000.ppm;1;2;5;7;43\n", encoding="utf-8-sig")
+    with pytest.raises(ValueError, match=r"gt.txt: line 1 has a class beyond 0 to 42"):
+        GermanSigns(folder).scenes(train=True)
+    (folder / "gt.txt").write_text("00000.ppm;1;2;5;7;1\n", encoding="utf-8-sig")
+    assert [scene.label for scene in GermanSigns(folder).scenes(train=True)][:1] == ["30"]
+    with pytest.raises(ValueError, match=r"gt.txt names no test image"):
+        GermanSigns(folder).scenes(train=False)
     (folder / "gt.txt").write_bytes(b"\xff\xfe\n")
     with pytest.raises(ValueError, match=r"gt.txt: line 1 is no NAME"):
         GermanSigns(folder).scenes(train=True)
@@ -401,6 +409,8 @@ def test_small_composites_show_the_object_anywhere_in_them(scenes: Scenes) -> No
     assert right >= 9
     with pytest.raises(ValueError, match=r"size=\(161, 9\) must lie above 0 and within"):
         make_composites(scenes, size=(161, 9))
+    with pytest.raises(ValueError, match=r"heights=\(8, 4000\) reach beyond"):
+        make_composites(scenes, heights=(8, 4000))
 
 
 def test_the_empty_class_needs_empty_backgrounds(tmp_path: Path) -> None:

@@ -106,6 +106,10 @@ def test_heights_of_signs(
     assert message in capsys.readouterr().err
 
 
+def test_limits_are_classes_in_one_order(script: SimpleNamespace) -> None:
+    assert script.parse(["data", "out", "--limits", "100,30,70"]).limits == ["30", "70", "100"]
+
+
 def test_everything_is_written(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"classes.csv", "confusion.csv", "confusion.png", "points.txt", "model.txt"} <= names
@@ -180,6 +184,10 @@ def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> No
     done = run(SCRIPT, data, tmp_path / "out", *SMALL, *start, *more)
     assert "n_train: 16" in done.stdout
     assert "train_images: EMPTY 4, 50 4, 70 4, 80 4" in done.stdout
+    # It goes on without the file that it started from.
+    more = (*more[:-1], "2")
+    run(SCRIPT, data, tmp_path / "out", *SMALL, "--start", "moved", *start[2:], *more, "--resume")
+    assert (tmp_path / "out" / "weights_001.safetensors").exists()
 
 
 def test_the_stages_of_real_scenes(data: Path, tmp_path: Path) -> None:
@@ -230,6 +238,10 @@ def test_small_composites_train_a_whole_image_network_too(
         (
             ("--source", "synthetic", "--scale", "0.03"),
             "scale=0.03 makes small views of 11 x 14 pixels",
+        ),
+        (
+            ("--source", "synthetic", "--train_on", "composites", "--composite_size", "40x90"),
+            "scale=0.3 makes small views of 12 x 27 pixels of images of 40 x 90",
         ),
         (("--source", "synthetic", "--limits", "60"), "the classes 60 have no training image"),
     ],

@@ -272,7 +272,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", [{"a": 1}, [1, 2], {"state_dict": {}, "epoch": 3}])
 def test_a_checkpoint_of_something_else(tmp_path: Path, state: object) -> None:
     torch.save(state, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"other.ckpt is none of a run \(no .*remove it"):
+    with pytest.raises(ValueError, match=r"other.ckpt is none of a run \(no .*another folder"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
 
 
@@ -289,6 +289,26 @@ def test_a_data_set_is_no_output_folder(data: Path) -> None:
 def test_a_run_that_finished_nothing_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "parameters.json").write_text(json.dumps(PARAMETERS))
     assert open_run(tmp_path, PARAMETERS, resume=False) is None
+
+
+def test_weights_without_their_run_are_not_taken_for_the_new_one_s(tmp_path: Path) -> None:
+    # Killed before its first checkpoint.
+    (tmp_path / "weights_000.safetensors").touch()
+    assert open_run(tmp_path, PARAMETERS, resume=True) is None
+    (tmp_path / "weights_002.safetensors").touch()
+    with pytest.raises(ValueError, match=r"holds weights_002.safetensors of a run without its"):
+        open_run(tmp_path, PARAMETERS, resume=False)
+
+
+def test_a_run_goes_on_without_the_file_that_it_started_from(tmp_path: Path) -> None:
+    arguments = {"epochs": 3, "lr": 1.0}
+    former = PARAMETERS | {"arguments": {**arguments, "start": "there"}}
+    (tmp_path / "parameters.json").write_text(json.dumps(former))
+    (tmp_path / "checkpoint.ckpt").touch()
+    now = PARAMETERS | {"arguments": {**arguments, "start": None}}
+    assert open_run(tmp_path, now, resume=True) is not None
+    # The record of it stays.
+    assert now["arguments"]["start"] == "there"
 
 
 def test_a_run_is_not_shortened(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ class Composites(Dataset[Batch]):
         seed: of everything drawn.
 
     Raises:
-        ValueError: ``EMPTY`` is a class and no background has that label, or the size is larger
-            than the photographs.
+        ValueError: ``EMPTY`` is a class and no background has that label, or the size or an
+            object's height is larger than the photographs.
     """
 
     def __init__(
@@ -93,6 +93,11 @@ class Composites(Dataset[Batch]):
             raise ValueError(
                 f"size={self.size} must lie above 0 and within the {backgrounds.high_shape} pixels "
                 "of the backgrounds"
+            )
+        if heights[1] > min(backgrounds.high_shape):
+            raise ValueError(
+                f"heights={heights} reach beyond the {backgrounds.high_shape} pixels of the "
+                "backgrounds; lower the largest"
             )
         self.seed = seed
         self._made: dict[int, Composite] = {}
@@ -152,7 +157,8 @@ class Composites(Dataset[Batch]):
         pixels = np.zeros((tall, tall, 4), np.uint8) if empty else self.draw(label, rng, tall)
         height, width = self.backgrounds.high_shape
         top = rng.uniform(*self.rows) * height - pixels.shape[0] / 2
-        left = rng.uniform(0, width - pixels.shape[1])
+        # An object may be wider than high.
+        left = rng.uniform(0, max(width - pixels.shape[1], 0))
         top = min(max(top, 0), max(height - pixels.shape[0], 0))
         place = (int(top), int(left))
         corner = self._corner(rng, place, pixels.shape[:2])

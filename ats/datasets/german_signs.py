@@ -22,7 +22,8 @@ CLASS_OF_LIMIT = {
     "120": 8,
 }
 LIMITS = tuple(CLASS_OF_LIMIT)
-_SUFFIXES = (".ppm", ".jpg", ".png")
+_SUFFIXES = (".ppm", ".jpg", ".jpeg", ".png")
+N_KINDS = 43
 
 
 class GermanSigns:
@@ -33,7 +34,7 @@ class GermanSigns:
 
     Args:
         folder: ``gt.txt`` and the images 00000 to 00899 or some of them, as published (ppm) or in
-            another format (jpg, png).
+            another format (jpg, jpeg, png).
         limits: speed limits to keep, of :data:`LIMITS`.
 
     Raises:
@@ -73,7 +74,7 @@ class GermanSigns:
         """Images of one of the sets with the class number and box of each sign."""
         annotations = self.folder / ANNOTATIONS
         try:
-            text = annotations.read_text(encoding="utf-8", errors="replace")
+            text = annotations.read_text(encoding="utf-8-sig", errors="replace")
         except OSError as error:
             raise FileNotFoundError(
                 f"{annotations} is missing: give the benchmark's folder, with its images"
@@ -82,13 +83,15 @@ class GermanSigns:
         images = {
             path.stem: path
             for path in sorted(self.folder.iterdir())
-            if path.suffix in _SUFFIXES and path.stem.isdecimal() and int(path.stem) < N_IMAGES
+            if path.suffix.lower() in _SUFFIXES
+            and path.stem.isdecimal()
+            and int(path.stem) < N_IMAGES
         }
         missing = sorted(set(signs) - set(images))
         if missing:
             raise FileNotFoundError(
                 f"{self.folder} lacks {len(missing)} images that {ANNOTATIONS} names, such as "
-                f"{missing[0]}; complete it"
+                f"{missing[0]}; complete it, or take their lines out"
             )
         wanted = [stem for stem in images if (int(stem) < N_TRAIN) == train]
         if not wanted:
@@ -96,6 +99,12 @@ class GermanSigns:
             raise FileNotFoundError(
                 f"{self.folder} has none of the {'training' if train else 'test'} images "
                 f"{span[0]:05d} to {span[1] - 1:05d}, as {' or '.join(_SUFFIXES)}; complete it"
+            )
+        if not any(stem in signs for stem in wanted):
+            # The benchmark's two archives have a file of that name each.
+            raise ValueError(
+                f"{annotations} names no {'training' if train else 'test'} image, so that all of "
+                "them would be taken for empty scenes; put the lines of both sets into it"
             )
         return [(images[stem], signs.get(stem, [])) for stem in wanted]
 
@@ -121,6 +130,10 @@ def parse_ground_truth(text: str, path: Path) -> dict[str, list[tuple[int, Box]]
             ) from error
         if not (1 <= left <= right and 1 <= top <= bottom):
             raise ValueError(f"{path}: line {number} has a box inside out: {line[:60]!r}")
+        if not 0 <= kind < N_KINDS:
+            raise ValueError(
+                f"{path}: line {number} has a class beyond 0 to {N_KINDS - 1}: {line[:60]!r}"
+            )
         # From inclusive pixels, counted from 1, to edges: pixel 1 alone reaches from 0 to 1.
         box = (top - 1.0, left - 1.0, float(bottom), float(right))
         images.setdefault(Path(name).stem, []).append((kind, box))

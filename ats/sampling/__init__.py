@@ -106,6 +106,8 @@ def sample(
     if not isinstance(function, Design | Published):
         check_attention(attention)
     indices, weights = function(attention, n_patches, generator)
+    if indices.dtype != torch.int64:
+        raise ValueError(f"design={design!r} gives indices of {indices.dtype}; make them int64")
     return Sample(_coordinates(indices, map_shape), weights)
 
 
@@ -157,5 +159,5 @@ def _check_count(n_patches: int, map_shape: tuple[int, ...], *, distinct: bool) 
     if distinct and n_patches > positions:
         raise ValueError(
             f"n_patches={n_patches} exceeds the {positions} positions of a {map_shape} attention "
-            "map; lower it or sample with replacement"
+            "map; lower it, or sample with replacement, in prediction as well"
         )

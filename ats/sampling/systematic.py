@@ -58,15 +58,17 @@ def inclusion_scale(top: Tensor, rest: Tensor) -> Tensor:
             it is certain; then any other.
         rest: (B, 1) mass of all other positions.
     """
-    n_patches = top.shape[1]
-    left = torch.arange(n_patches, 0, -1, device=top.device)
-    # The mass from each on, summed: 1 - sum(top) would cancel where attention is nearly one-hot.
-    tail = torch.addmm(rest, top, top.new_ones(n_patches, n_patches).tril_())
-    # These come first: with (N - i) a_i < tail, the tail less a_i is above (N - i - 1) a_i as well.
-    n_certain = (left * top >= tail).sum(1, keepdim=True)
+    upwards = top.flip(1)
+    # The mass of the others and of the least 0, 1, ... N of these, summed from the small end:
+    # 1 - sum(top) would cancel where attention is nearly one-hot. One after another, as a sum in
+    # another order for each row would make a draw depend on its batch.
+    tail = torch.cat([rest, upwards], 1).cumsum(1)
+    left = torch.arange(1, top.shape[1] + 1, device=top.device)
+    # The certain come first: with (N - i) a_i below the tail, so is (N - i - 1) a_j of a later j.
+    n_uncertain = (left * upwards < tail[:, 1:]).sum(1, keepdim=True)
     # Where N are certain, the least of them is, and next to nothing is left for the others.
-    uncertain = torch.cat([tail, top[:, -1:]], 1).gather(1, n_certain)
-    return (n_patches - n_certain).clamp_min_(1) / uncertain
+    tail[:, :1] = upwards[:, :1]
+    return n_uncertain.clamp_min_(1) / tail.gather(1, n_uncertain)
 
 
 def inclusion_probabilities(probabilities: Tensor, n_patches: int) -> Tensor:

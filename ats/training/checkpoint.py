@@ -37,13 +37,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             state: dict[str, Any] = torch.load(path, map_location=location, weights_only=True)
         except Exception as error:
             raise ValueError(
-                f"checkpoint {path} cannot be read ({error}); remove it to train from the start"
+                f"checkpoint {path} cannot be read ({error}); train from the start in another "
+                "folder"
             ) from error
         missing = [name for name in _CONTENT if not isinstance(state, dict) or name not in state]
         if missing:
             raise ValueError(
-                f"checkpoint {path} is none of a run (no {', '.join(missing)}); remove it to train "
-                "from the start"
+                f"checkpoint {path} is none of a run (no {', '.join(missing)}); train from the "
+                "start in another folder"
             )
         return state
 

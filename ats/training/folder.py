@@ -40,6 +40,10 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
     if not checkpoint.exists():
         return None
     former = _read_parameters(output / "parameters.json")
+    # What it started from is in the checkpoint by now, wherever that file is.
+    parameters["arguments"].update(
+        {name: former["arguments"][name] for name in ("start",) if name in former["arguments"]}
+    )
     epochs = parameters["arguments"]["epochs"]
     if (output / f"weights_{epochs:03d}.safetensors").exists():
         raise ValueError(
@@ -75,7 +79,15 @@ def check_output(output: Path, *, resume: bool) -> None:
 
 
 def _check_free(output: Path) -> None:
-    """Refuse a folder whose ``parameters.json`` is not that of a run that finished nothing."""
+    """Refuse a folder with anything but a run that finished nothing."""
+    first = output / "weights_000.safetensors"
+    later = sorted(set(output.glob("weights_*.safetensors")) - {first})
+    if later:
+        # The first epoch's alone may be those of a run that was killed before its checkpoint.
+        raise ValueError(
+            f"output {output} holds {later[-1].name} of a run without its {CHECKPOINT}, which "
+            "would be taken for the new one's; choose another folder"
+        )
     path = output / "parameters.json"
     if not path.exists():
         return

@@ -28,6 +28,10 @@ def exit_status(act: Callable[[], object], *, name: str, stopped: str) -> int:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        message = f"out of memory ({error}); take fewer or smaller patches or images at a time"
+        print(f"{name}: error: {message}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         return 130
