@@ -26,7 +26,7 @@ from ats.sampling import (
     successive,
 )
 from ats.sampling.curve import curve_order
-from ats.sampling.runs import BELOW_ONE, Runs, hit
+from ats.sampling.runs import Runs, hit
 from ats.sampling.successive import Drawn, draw_in_order, leave_one_out_ratio
 from ats.sampling.systematic import inclusion_probabilities, lane_count, mask_size, walk
 
@@ -311,7 +311,7 @@ def test_runs_hold_all_of_the_attention(
 
 def test_points_hit_intervals_of_positive_length() -> None:
     mass = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]], dtype=torch.float64)
-    points = torch.tensor([[0.0, 0.2, 0.25, 0.7, BELOW_ONE]], dtype=torch.float64)
+    points = torch.tensor([[0.0, 0.2, 0.25, 0.7, 1.0]], dtype=torch.float64)
     found, share = hit(mass, points)
     assert found.tolist() == [[1, 1, 3, 3, 4]]
     wanted = torch.tensor([[0.0, 0.8, 0.0, 0.9, 1.0]]).double()
@@ -465,6 +465,15 @@ def first(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor,
     indices = torch.arange(n_patches).expand(attention.shape[0], -1)
     drawn = attention.flatten(1).gather(1, indices)
     return indices, importance_weights(drawn, torch.ones(indices.shape))
+
+
+def test_indices_of_a_user_s_design_are_int64() -> None:
+    def halves(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor, Tensor]:
+        indices, weights = first(attention, n_patches, generator)
+        return indices / 2, weights
+
+    with pytest.raises(ValueError, match=r"gives indices of torch.float32; make them int64"):
+        ats.sample(torch.full((2, 4), 0.25), 3, design=halves)
 
 
 def test_a_user_can_supply_a_design() -> None:

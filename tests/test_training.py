@@ -24,6 +24,7 @@ from ats.training.batches import EpochBatches, default_micro_batch, image_genera
 from ats.training.checkpoint import AtomicCheckpointIO
 from ats.training.folder import open_run
 from ats.training.history import COLUMNS
+from ats.training.report import exit_status
 
 # The learning rate rises from step to step, so that one that was not taken up again would show.
 SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8", "--warmup", "6")
@@ -311,6 +312,14 @@ def test_a_run_goes_on_without_the_file_that_it_started_from(tmp_path: Path) -> 
     assert now["arguments"]["start"] == "there"
 
 
+def test_parameters_without_arguments_are_other_parameters(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.ckpt").touch()
+    (tmp_path / "parameters.json").write_text("{}")
+    now = PARAMETERS | {"arguments": {"epochs": 3, "lr": 1.0, "start": "here"}}
+    with pytest.raises(ValueError, match=r"made with other parameters \(lr: None then, 1.0 now"):
+        open_run(tmp_path, now, resume=True)
+
+
 def test_a_run_is_not_shortened(tmp_path: Path) -> None:
     (tmp_path / "parameters.json").write_text(json.dumps(PARAMETERS))
     for name in ("checkpoint.ckpt", *(f"weights_{epoch:03d}.safetensors" for epoch in range(3))):
@@ -384,6 +393,13 @@ def test_generators_depend_on_seed_epoch_and_image() -> None:
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]
     assert len({first(*key) for key in keys}) == len(keys)
     assert first(3, 4, 5) == first(3, 4, 5)
+
+
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(lambda: np.empty(2**55), name="ats", stopped="") == 2
+    message = capsys.readouterr().err
+    assert message.startswith("ats: error: out of memory (Unable to allocate 256. PiB")
+    assert message.endswith("take fewer or smaller patches or images at a time\n")
 
 
 def test_commands_keep_the_memory_that_they_free() -> None:

@@ -93,18 +93,19 @@ class GermanSigns:
                 f"{self.folder} lacks {len(missing)} images that {ANNOTATIONS} names, such as "
                 f"{missing[0]}; complete it, or take their lines out"
             )
+        part = "training" if train else "test"
         wanted = [stem for stem in images if (int(stem) < N_TRAIN) == train]
         if not wanted:
             span = (0, N_TRAIN) if train else (N_TRAIN, N_IMAGES)
             raise FileNotFoundError(
-                f"{self.folder} has none of the {'training' if train else 'test'} images "
+                f"{self.folder} has none of the {part} images "
                 f"{span[0]:05d} to {span[1] - 1:05d}, as {' or '.join(_SUFFIXES)}; complete it"
             )
         if not any(stem in signs for stem in wanted):
             # The benchmark's two archives have a file of that name each.
             raise ValueError(
-                f"{annotations} names no {'training' if train else 'test'} image, so that all of "
-                "them would be taken for empty scenes; put the lines of both sets into it"
+                f"{annotations} names no {part} image, so that all of them would be taken for "
+                "empty scenes; put the lines of both sets into it"
             )
         return [(images[stem], signs.get(stem, [])) for stem in wanted]
 

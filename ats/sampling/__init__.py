@@ -87,7 +87,7 @@ def sample(
 
     Raises:
         ValueError: attention is not finite, negative or does not sum to 1; N is not positive or
-            exceeds the positions; the design is unknown.
+            exceeds the positions; the design is unknown, or its indices are not int64.
 
     >>> a = torch.softmax(torch.zeros(2, 5, 7).flatten(1), 1).view(2, 5, 7)
     >>> positions, weights = sample(a, 3)

@@ -174,16 +174,16 @@ def hit(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         mass: (..., T) float64, not negative. Where the sum is 0, nothing that is returned means
             anything.
-        fraction: (..., M) float64, points as fractions of that sum, in [0, 1).
+        fraction: (..., M) float64, points as fractions of that sum, in [0, 1].
 
     Returns:
         Indices (..., M) of intervals of positive length, and which share (..., M) of it, in
-        [0, 1), lies before the point.
+        [0, 1], lies before the point.
     """
     ends, points, found = _search(mass, fraction)
     length = mass.gather(-1, found)
     share = (points - (ends.gather(-1, found) - length)) / length
-    return found, share.clamp_(0.0, BELOW_ONE)
+    return found, share.clamp_(0.0, 1.0)
 
 
 def hit_within(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +191,7 @@ def hit_within(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         mass: (B, M, P) float64 of each place, not negative, of positive sums.
-        share: (B, M) in [0, 1), see :func:`hit`.
+        share: (B, M) in [0, 1], see :func:`hit`.
 
     Returns:
         Numbers (B, M) of places of positive mass, and their mass (B, M).
@@ -203,8 +203,9 @@ def hit_within(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 def _search(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Ends of the intervals, points, and the intervals that these fall into; see :func:`hit`."""
     ends = mass.cumsum(-1)
-    # Rounded, the product with a number below 1 is below the sum: within the last positive length.
-    points = fraction * ends[..., -1:]
+    # Not at the very end, behind the last positive length: rounded, the product with a number
+    # below 1 is below the sum.
+    points = fraction.clamp_max(BELOW_ONE) * ends[..., -1:]
     # Only behind intervals that are all empty, of which the result is not used, is there none.
     found = torch.searchsorted(ends, points, right=True).clamp_max_(ends.shape[-1] - 1)
     return ends, points, found

@@ -93,12 +93,14 @@ def add_draws(runs: Runs, drawn: Drawn, points: Tensor, *, first: bool = False) 
     place, chance = hit_within(values, share)
     new = begin + place
     slot = free_slots(new, index)
-    full = index[:, -2:-1] != NONE
     index, attention = index.scatter(1, slot, new), attention.scatter(1, slot, chance)
     take_out(index, begin, values)
     # What is left in a run is summed anew: a difference would cancel.
     left = mass.scatter(1, run, values.sum(2))
-    return Drawn(index, attention, left if first else torch.where(full, mass, left))
+    if not first:
+        full = drawn.indices[:, -2:-1] != NONE
+        left = torch.where(full, mass, left)
+    return Drawn(index, attention, left)
 
 
 def free_slots(new: Tensor, index: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
-from ats.sampling.runs import BELOW_ONE, Runs, hit, hit_within, largest
+from ats.sampling.runs import Runs, hit, hit_within, largest
 
 
 @final
@@ -112,7 +112,7 @@ def walk(runs: Runs, start: Tensor, mask: Tensor, n_patches: int) -> tuple[Tenso
     along = along.gather(1, block ^ torch.arange(along.shape[1], device=mask.device))
     # The sums are N up to rounding, and the points are spread over just that.
     steps = (start + torch.arange(n_patches, device=mask.device)) / n_patches
-    number, share = hit(along, steps.clamp_max_(BELOW_ONE))
+    number, share = hit(along, steps)
     lanes = mask ^ torch.arange(places, device=mask.device)
     first, attention = runs.look(curve.take(block ^ number), lanes.unsqueeze(1))
     lane, chance = hit_within(included(attention, scale), share)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ats.files import remove_leftovers_in, writable_folder
 from ats.training.checkpoint import CHECKPOINT
+from ats.training.start import latest_weights
 
 # May differ when a run goes on: they change how it runs, not what comes out. The number of epochs
 # does where the learning rate follows it.
@@ -26,6 +27,8 @@ FREE = {
 def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Path | None:
     """The checkpoint to go on from, or None for a fresh start in a writable folder.
 
+    To go on, what the run once started from is put into the parameters.
+
     Raises:
         ValueError: the folder holds a run and ``resume`` was not asked for, or one that was made
             with other parameters.
@@ -40,10 +43,9 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
     if not checkpoint.exists():
         return None
     former = _read_parameters(output / "parameters.json")
-    # What it started from is in the checkpoint by now, wherever that file is.
-    parameters["arguments"].update(
-        {name: former["arguments"][name] for name in ("start",) if name in former["arguments"]}
-    )
+    if "start" in parameters["arguments"]:
+        # Its weights are in the checkpoint by now, wherever that file is.
+        parameters["arguments"]["start"] = former.get("arguments", {}).get("start")
     epochs = parameters["arguments"]["epochs"]
     if (output / f"weights_{epochs:03d}.safetensors").exists():
         raise ValueError(
@@ -80,12 +82,11 @@ def check_output(output: Path, *, resume: bool) -> None:
 
 def _check_free(output: Path) -> None:
     """Refuse a folder with anything but a run that finished nothing."""
-    first = output / "weights_000.safetensors"
-    later = sorted(set(output.glob("weights_*.safetensors")) - {first})
-    if later:
-        # The first epoch's alone may be those of a run that was killed before its checkpoint.
+    latest = latest_weights(output)
+    # The first epoch's alone may be those of a run that was killed before its checkpoint.
+    if latest is not None and latest.name != "weights_000.safetensors":
         raise ValueError(
-            f"output {output} holds {later[-1].name} of a run without its {CHECKPOINT}, which "
+            f"output {output} holds {latest.name} of a run without its {CHECKPOINT}, which "
             "would be taken for the new one's; choose another folder"
         )
     path = output / "parameters.json"
