@@ -1,5 +1,6 @@
 """The modules: attention sampling from end to end."""
 
+import shutil
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 import ats
 from ats.nn import AttentionSampling, Classifier, unit_float
 from ats.sampling import Systematic
+from ats.sampling.successive import leave_one_out_ratio
 
 
 def convolution(dim: int, channels: int, outputs: int) -> nn.Module:
@@ -170,6 +172,19 @@ def test_compiles_without_a_graph_break(design: str) -> None:
     torch.testing.assert_close(got.features, wanted.features)
     got.features.square().sum().backward()
     assert model.attention.weight.grad is not None  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_code_that_is_compiled_for_a_cpu_weighs_the_same() -> None:
+    # It draws other random numbers, and its functions round otherwise than those of torch.
+    attention = torch.rand(4, 30).mul(20).softmax(1)
+    compiled = torch.compile(ats.sample, fullgraph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        positions, weights = compiled(attention, 6, design="murthy")
+    drawn = attention.gather(1, positions[..., 0]).double()
+    wanted = drawn * leave_one_out_ratio(drawn, 1 - drawn.sum(1, keepdim=True))
+    torch.testing.assert_close(weights.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_exports_the_deterministic_path() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from ats.sampling import (
     successive,
 )
 from ats.sampling.curve import curve_order
-from ats.sampling.runs import Runs, hit
+from ats.sampling.runs import TINY, Runs, hit
 from ats.sampling.successive import Drawn, draw_in_order, leave_one_out_ratio
 from ats.sampling.systematic import inclusion_probabilities, lane_count, mask_size, walk
 
@@ -423,16 +424,40 @@ def test_deterministic_designs_repeat() -> None:
     torch.testing.assert_close(top.weights.sum(1), torch.ones(3))
 
 
-@pytest.mark.parametrize("name", ["deterministic", "top"])
+def maps_of_fractions() -> Iterator[tuple[Tensor, int]]:
+    """Maps (B, K) of few different values, and N, whose sums are fractions of small numbers."""
+    yield torch.eye(101), 11
+    halves = torch.zeros(1, 40)
+    halves[0, 0] = halves[0, -1] = 0.5
+    yield halves, 1
+    generator = torch.Generator().manual_seed(0)
+    for n_patches in (1, 2, 5, 8):
+        counts = torch.randint(5, (200, 10), generator=generator)
+        counts[:, 0] += 1
+        yield counts / counts.sum(1, keepdim=True), n_patches
+
+
+def test_deterministic_positions_are_never_missed_nor_taken_twice_at_ties() -> None:
+    for attention, n_patches in maps_of_fractions():
+        positions, weights = ats.sample(attention, n_patches, design="deterministic")
+        torch.testing.assert_close(weights.sum(1), torch.ones(len(attention)))
+        for row in positions[..., 0].tolist():
+            assert len(set(row)) == n_patches
+        certain = inclusion_probabilities(attention.double().clamp_min(TINY), n_patches) == 1
+        taken = torch.zeros_like(certain).scatter(1, positions[..., 0], True)
+        assert bool(taken[certain].all())
+
+
+@pytest.mark.parametrize("design", ["deterministic", "top", Systematic(start=0.5)], ids=str)
 @pytest.mark.parametrize(("n_patches", "n_positions"), [(9, 18), (13, 52), (21, 42), (35, 210)])
 def test_an_image_s_answer_does_not_depend_on_its_batch(
-    name: str, n_patches: int, n_positions: int
+    design: DesignLike, n_patches: int, n_positions: int
 ) -> None:
-    # Of a flat map every other boundary is a tie, where the last bit of a sum counts.
+    # Of a flat map every other boundary is a tie with 1/2, where the last bit of a sum counts.
     attention = torch.full((32, n_positions), 1 / n_positions, dtype=torch.float64)
-    alone = ats.sample(attention[:1], n_patches, design=name)
+    alone = ats.sample(attention[:1], n_patches, design=design)
     for rows in (2, 32):
-        batch = ats.sample(attention[:rows], n_patches, design=name)
+        batch = ats.sample(attention[:rows], n_patches, design=design)
         assert torch.equal(batch.positions, alone.positions.expand(rows, -1, -1))
         assert torch.equal(batch.weights, alone.weights.expand(rows, -1))
 

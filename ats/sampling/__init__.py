@@ -11,7 +11,7 @@ from ats.sampling.design import Design, DesignFunction, Generators, importance_w
 from ats.sampling.replacement import Replacement
 from ats.sampling.runs import Runs
 from ats.sampling.successive import DesRaj, Murthy, Published
-from ats.sampling.systematic import Systematic
+from ats.sampling.systematic import MIDDLE, Systematic
 from ats.sampling.top import Average, Top
 
 __all__ = [
@@ -45,7 +45,7 @@ DESIGNS: dict[str, DesignFunction] = {
     "murthy": Murthy(),
     "systematic": Systematic(),
     "published": Published(),
-    "deterministic": Systematic(start=0.5),
+    "deterministic": Systematic(start=MIDDLE),
     "top": Top(),
 }
 

@@ -1,5 +1,6 @@
 """Systematic sampling with inclusion probabilities proportional to the attention."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -8,6 +9,10 @@ from torch import Tensor
 
 from ats.sampling.design import Design, Generators, uniform
 from ats.sampling.runs import Runs, hit, hit_within, largest
+
+# About 1/2, where the points lie in the middle of what they stand for; but irrational, so that sums
+# of fractions do not meet them.
+MIDDLE = 0.5 + math.sqrt(2) / 1024
 
 
 @final
@@ -25,7 +30,9 @@ class Systematic(Design):
 
     Args:
         start: the start in [0, 1) in place of a random one; the curve is then not scrambled, and
-            the draw deterministic.
+            the draw deterministic. A fraction like 1/2 can meet the boundary of two positions
+            exactly, in maps of few different values; rounding then decides, and may take a position
+            of no attention, or one of pi_i = 1 not at all or twice. :data:`MIDDLE` does not.
     """
 
     start: float | None = None
