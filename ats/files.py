@@ -108,8 +108,9 @@ def remove_leftovers(target: str | os.PathLike[str]) -> None:
 
 
 def remove_leftovers_in(folder: str | os.PathLike[str]) -> None:
-    """Delete whatever killed processes left in a folder that no other process is writing to."""
-    _remove_temporary(Path(folder), "*", "*")
+    """Delete whatever killed processes left in a folder, and below it, that no other writes to."""
+    for path in (Path(folder), *Path(folder).rglob("*/")):
+        _remove_temporary(path, "*", "*")
 
 
 def _remove_temporary(folder: Path, stem: str, suffix: str) -> None:

@@ -105,6 +105,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
         time.sleep(0.01)
     (tmp_path / ".curves.0123abcd.tmp.png").touch()
     (tmp_path / ".of-another-program.tmp").touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / ".image.0123abcd.tmp.png").touch()
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / f"weights_{EPOCHS - 1:03d}.safetensors").exists()
@@ -112,10 +114,32 @@ def test_a_killed_run_resumes_to_the_same_bits(
     wanted, got = weights(uninterrupted), weights(tmp_path)
     assert wanted.keys() == got.keys()
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
-    assert [path.name for path in tmp_path.glob(".*.tmp*")] == [".of-another-program.tmp"]
+    assert [path.name for path in tmp_path.rglob(".*.tmp*")] == [".of-another-program.tmp"]
     assert [row["test_loss"] for row in history(tmp_path)] == [
         row["test_loss"] for row in history(uninterrupted)
     ]
+
+
+def test_a_folder_is_one_training_s_at_a_time(data: Path, tmp_path: Path) -> None:
+    given = command("mnist.py", data, tmp_path, *SMALL, "--epochs", "5000")
+    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "checkpoint.ckpt").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        more = ("--epochs", "1000", "--resume")
+        other = run("mnist.py", data, tmp_path, *SMALL, *more, check=False)
+        assert other.returncode == 2
+        assert f"output {tmp_path} is in use by another process" in other.stderr
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    # Whoever was killed keeps nothing locked.
+    rows = len(history(tmp_path)) + 1
+    run("mnist.py", data, tmp_path, *SMALL, "--epochs", str(rows), "--resume")
 
 
 def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path) -> None:

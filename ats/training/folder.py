@@ -1,10 +1,13 @@
 """The output folder of a run."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ats.files import remove_leftovers_in, writable_folder
 from ats.training.checkpoint import CHECKPOINT
@@ -22,6 +25,38 @@ FREE = {
     "cache",
     "cache_gib",
 }
+
+# Longer than the processes that read data outlive one that was killed.
+LOCK_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def claim(output: Path) -> Iterator[None]:
+    """Keep other processes from training in the same folder, for as long as this one does.
+
+    Raises:
+        ValueError: another one is.
+        OSError: the folder cannot be written.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        # The first process has claimed it for all.
+        yield
+        return
+    lock = FileLock(writable_folder(output) / ".lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise ValueError(
+            f"output {output} is in use by another process that trains; wait for it, or choose "
+            "another folder"
+        ) from None
+    except NotImplementedError:
+        # Some network file systems have no locks.
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Path | None:

@@ -29,7 +29,7 @@ from ats.training.batches import AheadLoader, EpochBatches, default_micro_batch,
 from ats.training.build import Augmentation, augmentation, make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.diagnosis import Diagnosis
-from ats.training.folder import open_run
+from ats.training.folder import claim, open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
 from ats.training.pictures import Pictures, class_and_truth
@@ -84,7 +84,7 @@ def fit(
         objective: further arguments of :class:`ats.training.module.TrainingModule`.
 
     Raises:
-        ValueError: the output folder holds another run, or cannot be written.
+        ValueError: the output folder holds another run, is in use, or cannot be written.
     """
     output = Path(args.output)
     accelerator = resolve_accelerator(args)
@@ -93,29 +93,51 @@ def fit(
     if normalises_batches(model):
         # Statistics of batch norm are those of so many images, and may not change within a run.
         parameters["data"]["batch_norm_micro_batch"] = micro
-    checkpoint = open_run(output, parameters, resume=args.resume)
-    _quieten()
-    module = TrainingModule(
-        model,
-        optimizer=make_optimizer(args),
-        regularizer_strength=args.regularizer_strength,
-        seed=args.seed,
-        average=args.average,
-        learning_rate_factor=partial(learning_rate_factor, args),
-        augment=augmentation(args, augment),
-        **objective,
-    )
-    draw = module.draw if getattr(args, "read_ahead", False) else None
-    loaders = _loaders(train, test, args, micro, accelerator, draw, _first_epoch(checkpoint))
-    callbacks = [diagnosis := Diagnosis(args), *callbacks]
-    images = len(train) - len(train) % args.batch_size
-    history = History(output, images, callbacks, diagnosis.advice)
-    say = describe or class_and_truth(classes)
-    pictures = [Pictures(output, *picture, say)] if picture else []
-    # Convolutions of small patches run a fifth faster with their channels last.
-    module.to(memory_format=torch.channels_last)
+    with claim(output):
+        checkpoint = open_run(output, parameters, resume=args.resume)
+        _quieten()
+        module = TrainingModule(
+            model,
+            optimizer=make_optimizer(args),
+            regularizer_strength=args.regularizer_strength,
+            seed=args.seed,
+            average=args.average,
+            learning_rate_factor=partial(learning_rate_factor, args),
+            augment=augmentation(args, augment),
+            **objective,
+        )
+        draw = module.draw if getattr(args, "read_ahead", False) else None
+        loaders = _loaders(train, test, args, micro, accelerator, draw, _first_epoch(checkpoint))
+        callbacks = [diagnosis := Diagnosis(args), *callbacks]
+        images = len(train) - len(train) % args.batch_size
+        history = History(output, images, callbacks, diagnosis.advice)
+        say = describe or class_and_truth(classes)
+        pictures = [Pictures(output, *picture, say)] if picture else []
+        # Convolutions of small patches run a fifth faster with their channels last.
+        module.to(memory_format=torch.channels_last)
+        # The table needs what the others log, the checkpoint that all of them are done.
+        callbacks = [*callbacks, history, *pictures, SaveEpoch(output)]
+        trainer = _trainer(args, accelerator, micro, callbacks)
+        if trainer.is_global_zero:
+            _describe(module, parameters, output)
+        try:
+            trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:
+            # What Lightning makes of Ctrl-C.
+            raise KeyboardInterrupt from None
+    rows = history.rows or read_history(output / "history.csv")
+    return rows[-1] if rows else {}
+
+
+def _trainer(
+    args: argparse.Namespace,
+    accelerator: str,
+    micro: int,
+    callbacks: Sequence[lightning.Callback],
+) -> lightning.Trainer:
+    """Lightning's trainer for these arguments; callbacks act in their order."""
     bar = [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator=accelerator,
         devices=args.devices,
         strategy="ddp" if args.devices > 1 else "auto",
@@ -125,28 +147,23 @@ def fit(
         gradient_clip_val=args.clipnorm,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        logger=_logger(output),
+        logger=_logger(Path(args.output)),
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=bool(bar),
-        # The table needs what the others log, the checkpoint that all of them are done.
-        callbacks=[*bar, *callbacks, history, *pictures, SaveEpoch(output)],
+        callbacks=[*bar, *callbacks],
         sync_batchnorm=args.devices > 1 and accelerator == "gpu",
         plugins=[AtomicCheckpointIO()],
     )
-    if trainer.is_global_zero:
-        summary = str(ModelSummary(module, max_depth=-1))
-        print(summary, flush=True)
-        with atomic_path(output / "model.txt") as temporary:
-            temporary.write_text(summary + "\n", encoding="utf-8")
-        write_json(output / "parameters.json", parameters)
-    try:
-        trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:
-        # What Lightning makes of Ctrl-C.
-        raise KeyboardInterrupt from None
-    rows = history.rows or read_history(output / "history.csv")
-    return rows[-1] if rows else {}
+
+
+def _describe(module: TrainingModule, parameters: Mapping[str, Any], output: Path) -> None:
+    """Print and write what is trained, and with what."""
+    summary = str(ModelSummary(module, max_depth=-1))
+    print(summary, flush=True)
+    with atomic_path(output / "model.txt") as temporary:
+        temporary.write_text(summary + "\n", encoding="utf-8")
+    write_json(output / "parameters.json", parameters)
 
 
 def resolve_accelerator(args: argparse.Namespace) -> str:
