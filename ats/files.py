@@ -76,17 +76,52 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def locked(path: Path, held: str, *, seconds: float = 0.0) -> Iterator[None]:
+    """Keep out other processes that lock the same file, which is left there, until the block ends.
+
+    Args:
+        path: of the file.
+        held: what to say where another process holds it.
+        seconds: how long to wait for that.
+
+    Raises:
+        ValueError: another process holds it.
+        OSError: the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise ValueError(held) from None
+    except NotImplementedError:
+        # Some network file systems have no locks.
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside the target, which becomes the target when the block ends.
 
-    What a killed process left of an earlier attempt is deleted first, so that two processes must
-    not make the same folder.
+    What a killed process left of an earlier attempt is deleted first.
 
     Raises:
+        ValueError: another process is making the target.
         OSError: the target's folder cannot be written.
     """
     path = Path(target)
     writable_folder(path.parent)
+    held = f"{path} is being made by another process; wait for it, or choose another folder"
+    with locked(path.parent / f".{path.name}.lock", held):
+        yield from _made_folder(path)
+
+
+def _made_folder(path: Path) -> Iterator[Path]:
     for leftover in path.parent.glob(f".{path.name}.{_RANDOM}.tmp"):
         shutil.rmtree(leftover)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -5,18 +5,24 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 
 class Clock:
-    """Interrupts a process when the time is over.
+    """Interrupts a process when the time is over, or this one is told to end.
 
     Args:
         minutes: until then; None for no end.
+
+    Attributes:
+        peak: largest resident memory in bytes of the last process, stopped or not.
     """
 
     def __init__(self, minutes: float | None) -> None:
         self.over = threading.Event()
         self.process: subprocess.Popen[bytes] | None = None
+        self.peak = 0
+        signal.signal(signal.SIGTERM, self._terminated)
         if minutes is not None:
             timer = threading.Timer(60 * minutes, self._stop)
             timer.daemon = True
@@ -27,6 +33,11 @@ class Clock:
         process = self.process
         if process is not None:
             process.send_signal(signal.SIGINT)
+
+    def _terminated(self, *_: Any) -> None:
+        """What Ctrl-C does, to a process that the terminal did not tell."""
+        self._stop()
+        raise KeyboardInterrupt
 
     def run(self, command: list[str]) -> int:
         """Run a command; the largest resident memory of its process in bytes.
@@ -45,17 +56,22 @@ class Clock:
         if self.over.is_set():
             self._stop()
         try:
-            _, status, usage = os.wait4(self.process.pid, 0)
+            status = self._wait(self.process)
         except KeyboardInterrupt:
             # The process was told, too, and is writing down how far it came.
-            self.process.wait()
+            self._wait(self.process)
             raise
-        self.process.returncode = os.waitstatus_to_exitcode(status)
         stopped = self.over.is_set() or self.process.returncode == 130
         self.process = None
         if status and stopped:
             raise KeyboardInterrupt
         if status:
             raise SystemExit(f"{' '.join(command)} failed")
+        return self.peak
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         # Linux counts kilobytes.
-        return usage.ru_maxrss * 1024
+        self.peak = usage.ru_maxrss * 1024
+        return status

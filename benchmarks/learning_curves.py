@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ats.plots import save_learning_curves
+from ats.training.arguments import positive_int
 from ats.training.history import Row, mean_of, read_history
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "mnist.py"
@@ -39,11 +40,16 @@ def train(dataset: Path, output: Path, label: str, seed: int, extra: list[str]) 
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, print a table and draw the figure."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # What is not known here goes on as it is.
+        allow_abbrev=False,
     )
     parser.add_argument("dataset", type=Path, help="folder made by make_mnist.py")
     parser.add_argument("output", type=Path, help="folder for the runs")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument(
+        "--seeds", type=positive_int, default=3, help="number of seeds (default: 3)"
+    )
     parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS))
     args, extra = parser.parse_known_args(arguments)
     curves: dict[str, list[Row]] = {}

@@ -12,6 +12,7 @@ stopped and given again, and goes on where it was.
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from clock import Clock
 
+from ats.datasets.german_signs import ANNOTATIONS
 from ats.files import file_digest, write_json
+from ats.training.arguments import positive_int
 from ats.training.history import Row, read_history
 from ats.training.start import latest_weights
 
@@ -105,8 +108,8 @@ class Cost(NamedTuple):
     """What a run took.
 
     Attributes:
-        peak: largest resident memory of the process in bytes.
-        seconds: from its start to its end.
+        peak: largest resident memory in bytes of the processes that it took.
+        seconds: from their start to their end.
     """
 
     peak: int
@@ -125,22 +128,34 @@ def run(
         folder: of the run.
 
     Raises:
-        SystemExit: it failed, or the folder holds a run of other options or other weights.
+        SystemExit: it failed, or the folder holds a run of other options, weights or data.
     """
     record = folder / "cost.json"
-    identity = {"options": options, "start": start and file_digest(start)}
-    if not record.exists():
-        began = time.perf_counter()
-        weights = ["--start", str(start)] if start else []
-        peak = Clock(None).run([*command, *options, *weights, "--resume"])
-        write_json(record, Cost(peak, time.perf_counter() - began)._asdict() | identity)
-    found = json.loads(record.read_text())
-    if {name: found.pop(name, None) for name in identity} != identity:
+    identity = {
+        "options": options,
+        "start": start and file_digest(start),
+        # Of the data set, wherever it lies: what its images show is in there.
+        "data": file_digest(Path(command[1]) / ANNOTATIONS),
+    }
+    nothing = Cost(0, 0.0)._asdict() | {"finished": False}
+    found = json.loads(record.read_text()) if record.exists() else nothing | identity
+    if {name: found.get(name) for name in identity} != identity:
         raise SystemExit(
-            f"{folder} holds a run of other options than {' '.join(options)}, or from other "
-            "weights; give another output folder, or delete that one"
+            f"{folder} holds a run of other options than {' '.join(options)}, from other weights "
+            "or on other data; give another output folder, or delete that one"
         )
-    return read_history(folder / "history.csv"), Cost(**found)
+    if not found["finished"]:
+        weights = ["--start", str(start)] if start else []
+        clock, began = Clock(None), time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            clock.run([*command, *options, *weights, "--resume"])
+            found["finished"] = True
+        finally:
+            found["peak"] = max(found["peak"], clock.peak)
+            found["seconds"] += time.perf_counter() - began
+            write_json(record, found)
+    return read_history(folder / "history.csv"), Cost(found["peak"], found["seconds"])
 
 
 def train(
@@ -186,20 +201,27 @@ def row_of(method: str, runs: list[tuple[list[Row], Cost]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing and print the table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # --seed is the script's.
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("dataset", type=Path, help="folder of the German Traffic Sign Detection Benchmark")
     add("output", type=Path, help="folder for the runs")
     add("--training", choices=TRAININGS, default="composites")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    add("--seeds", type=positive_int, default=3, help="number of seeds (default: 3)")
     args, extra = parser.parse_known_args(arguments)
     results: dict[str, list[tuple[list[Row], Cost]]] = {name: [] for name in args.methods}
     # Seed by seed, so that a command that is stopped early has compared all methods.
-    for seed in range(args.seeds):
-        for method in args.methods:
-            results[method].append(train(method, seed, args, extra))
+    try:
+        for seed in range(args.seeds):
+            for method in args.methods:
+                results[method].append(train(method, seed, args, extra))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        raise SystemExit(130) from None
     print(
         "| method | test accuracy (each seed) | pointing | seconds an epoch | ms an image "
         "| peak MiB |"

@@ -46,7 +46,15 @@ class SmallViewClassifier(WholeImageClassifier):
 
     def forward(self, x_low: Tensor, x_high: Any, **options: Any) -> Any:
         """Logits, and what was seen."""
-        return super().forward(x_low, x_low, **options)
+        logits, seen = super().forward(x_low, x_low, **options)
+        if not self.training:
+            # Whoever looks at what was seen counts in pixels of the image.
+            shape = tuple(as_images(x_high).shapes[0].tolist())
+            self.sampling.sample.patch_size = shape
+            seen = seen._replace(
+                patches=nn.functional.interpolate(seen.patches[:, 0], shape)[:, None]
+            )
+        return logits, seen
 
 
 def build_whole(
@@ -63,10 +71,17 @@ def build_whole(
 def main(arguments: list[str] | None = None) -> None:
     """Train as the script does."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
     )
-    parser.add_argument("--network", choices=("small", "full"), required=True)
+    parser.add_argument("--network", choices=("small", "full"))
     given, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(rest):
+        parser.print_help()
+    elif given.network is None:
+        parser.error("give --network small or full")
     run_path(str(SCRIPT))["main"](rest, partial(build_whole, small=given.network == "small"))
 
 

@@ -127,12 +127,13 @@ def build_model(args: argparse.Namespace, n_classes: int, channels: int = 1) -> 
 def main(arguments: list[str] | None = None) -> None:
     """Train and report."""
     args = parse(arguments)
-    import torch
-
-    from ats.datasets.megapixel_mnist import MegapixelMNIST
-    from ats.training.report import print_parameters, run_script
+    from ats.training.report import run_script
 
     def train() -> dict[str, float]:
+        import torch
+
+        from ats.datasets.megapixel_mnist import MegapixelMNIST
+        from ats.training.report import print_parameters
         from ats.training.run import fit
 
         data = MegapixelMNIST(args.dataset, train=True)

@@ -235,23 +235,31 @@ def largest_pan(shape: tuple[int, int]) -> int:
 def main(arguments: list[str] | None = None, build: Build = build_model) -> None:
     """Train and report; ``build`` makes another network than that of the experiment."""
     args = parse(arguments)
-    import torch
-
-    from ats.datasets.scenes import Scenes, balanced_weights
-    from ats.datasets.sources import SOURCES
-    from ats.training.report import print_parameters, run_script
+    from ats.training.report import run_script
 
     def train() -> dict[str, float]:
+        import torch
+
+        from ats.datasets.scenes import Scenes, balanced_weights
+        from ats.datasets.sources import SOURCES
         from ats.training.checkpoint import CHECKPOINT
         from ats.training.classes import ClassTable, scene_parameters
         from ats.training.confusion import Confusion
         from ats.training.examples import Examples, strided
+        from ats.training.folder import check_output
         from ats.training.pointing import Pointing
+        from ats.training.report import print_parameters
         from ats.training.run import fit
-        from ats.training.start import start_from
+        from ats.training.start import check_start, start_from
         from ats.transforms import RandomChange
 
+        output = Path(args.output)
         source = SOURCES[args.source](args.dataset, args.limits)
+        # Before the photographs are read, which may take long.
+        check_output(output, resume=args.resume)
+        begins = args.start is not None and not (output / CHECKPOINT).exists()
+        if begins:
+            check_start(args.start, source.classes, {"normalize": args.normalize})
         max_bytes = int(min(args.cache_gib * 2**30, 2**62))
         read = partial(Scenes, scale=args.scale, cache=args.cache, max_bytes=max_bytes)
         data = training_set(args, source, read)
@@ -261,8 +269,7 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
         print_parameters(parameters)
         torch.manual_seed(args.seed)
         model = build(args, len(classes), test.high_shape)
-        output = Path(args.output)
-        if args.start is not None and not (output / CHECKPOINT).exists():
+        if begins:
             start_from(model, args.start)
         chosen = strided(len(test), EXAMPLES)
         names = [test.scenes[index].path.name for index in chosen]

@@ -1,12 +1,16 @@
 """The benchmarks run and find what they look for, on settings that take seconds."""
 
 import contextlib
+import json
 import math
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import torch
-from programs import load
+from programs import ROOT, load
 
 from ats.sampling import DESIGNS, Replacement
 from ats.training.history import COLUMNS
@@ -244,29 +248,90 @@ def test_both_steps_reach_both_networks():
         assert all(gradient is not None and gradient.any() for gradient in gradients[:-1])
 
 
-def test_a_stage_of_other_options_is_not_taken_for_this_one(tmp_path):
-    scenes = load("benchmarks/street_scenes.py")
-    folder = tmp_path / "1-read"
-    folder.mkdir()
+@pytest.fixture
+def stage(tmp_path):
+    """A stage's folder, and a script that writes down how it was called."""
+    folder, data = tmp_path / "1-read", tmp_path / "data"
+    for path in (folder, data):
+        path.mkdir()
+    (data / "gt.txt").write_text("signs")
     table = f"{','.join(COLUMNS)}\n{','.join('7' for _ in COLUMNS)}\n"
     script = tmp_path / "script.py"
     script.write_text(
-        "import pathlib, sys\n"
+        "import pathlib, sys, time\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
         f"(folder / 'history.csv').write_text({table!r})\n"
         "print(*sys.argv[1:], file=(folder / 'calls').open('a'))\n"
+        "memory = bytearray(900_000_000) if (folder / 'wait').exists() else b''\n"
+        "(folder / 'began').touch()\n"
+        "while (folder / 'wait').exists(): time.sleep(0.01)\n"
     )
+    return folder, data, script
+
+
+def test_a_stage_of_other_options_is_not_taken_for_this_one(stage, tmp_path):
+    scenes = load("benchmarks/street_scenes.py")
+    folder, data, script = stage
     weights = [tmp_path / name for name in ("first", "moved", "other")]
     for path, content in zip(weights, ("7", "7", "8"), strict=True):
         path.write_text(content)
     given = ["--scale", "0.3"]
-    rows, cost = scenes.run([str(script), "data"], given, weights[0], folder)
+    rows, cost = scenes.run([str(script), str(data)], given, weights[0], folder)
     assert rows == [dict.fromkeys(COLUMNS, 7)]
     assert cost.peak > 2**20
-    assert scenes.run([str(script), "elsewhere"], given, weights[1], folder) == (rows, cost)
+    moved = data.rename(tmp_path / "elsewhere")
+    assert scenes.run([str(script), str(moved)], given, weights[1], folder) == (rows, cost)
     with pytest.raises(SystemExit, match=r"holds a run of other options than --scale 0.5"):
-        scenes.run([str(script), "data"], ["--scale", "0.5"], weights[0], folder)
+        scenes.run([str(script), str(moved)], ["--scale", "0.5"], weights[0], folder)
     for start in (weights[2], None):
-        with pytest.raises(SystemExit, match="or from other weights"):
-            scenes.run([str(script), "data"], given, start, folder)
-    assert (folder / "calls").read_text() == f"data --scale 0.3 --start {weights[0]} --resume\n"
+        with pytest.raises(SystemExit, match="from other weights"):
+            scenes.run([str(script), str(moved)], given, start, folder)
+    (moved / "gt.txt").write_text("other signs")
+    with pytest.raises(SystemExit, match="or on other data"):
+        scenes.run([str(script), str(moved)], given, weights[0], folder)
+    called = f"{data} --scale 0.3 --start {weights[0]} --resume\n"
+    assert (folder / "calls").read_text() == called
+
+
+def test_a_stage_that_is_ended_ends_its_training_and_counts_all_parts(stage):
+    folder, data, script = stage
+    (folder / "wait").touch()
+    given = [str(script), str(data)], [], None
+    code = (
+        "import sys; from pathlib import Path; from street_scenes import run\n"
+        f"print(run(*{given!r}, Path({str(folder)!r}))[1].peak)"
+    )
+
+    def begin():
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT / "benchmarks", **pipes)
+
+    process = begin()
+    deadline = time.monotonic() + 60
+    while not (folder / "began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children()
+    assert len(children) == 1
+    process.terminate()
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert not children[0].is_running()
+    first = json.loads((folder / "cost.json").read_text())
+    assert not first["finished"]
+    (folder / "wait").unlink()
+    # The rest took less memory and little time, but it is the whole that counts.
+    assert int(begin().communicate(timeout=60)[0]) == first["peak"]
+    last = json.loads((folder / "cost.json").read_text())
+    assert last["finished"]
+    assert last["seconds"] > first["seconds"]
+
+
+def test_a_seed_is_not_taken_for_the_number_of_seeds(tmp_path, capsys):
+    main = load("benchmarks/street_scenes.py").main
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), str(tmp_path), "--seeds", "0"])
+    assert "argument --seeds" in capsys.readouterr().err
+    # The next thing that is missed is the data.
+    with pytest.raises(FileNotFoundError):
+        main([str(tmp_path), str(tmp_path), "--seed", "5"])
+    assert not list(tmp_path.iterdir())

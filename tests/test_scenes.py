@@ -19,6 +19,7 @@ from ats.datasets.scenes import EMPTY, Scene, Scenes, balanced_weights
 from ats.datasets.spoilt import _exposed
 from ats.datasets.street_scenes import make_street_scenes
 from ats.datasets.swedish_signs import SwedishSigns
+from ats.files import atomic_folder
 from ats.images import ArrayImages, JoinedImages, TensorImages
 from ats.images.pasted import Overlay, PastedImages, paste
 from ats.transforms import Change, change_small_views
@@ -156,6 +157,13 @@ def test_scenes_that_cannot_be_used(tmp_path: Path) -> None:
     text.write_text("no image")
     with pytest.raises(ValueError, match=r"text.jpg is truncated or no image"):
         make([Scene(text, "A")], ["A"], scale=1)
+    huge = tmp_path / "huge.png"
+    Image.new("1", (14_000, 13_000)).save(huge)
+    with pytest.raises(ValueError, match=r"huge.png has too many pixels.*ats train"):
+        make([Scene(huge, "A")], ["A"], scale=1)
+    outside = found[0]._replace(boxes=((3, 4, 10, 12), (50, 4, 58, 12)))
+    with pytest.raises(ValueError, match=r"000.png has 53 x 67 pixels.*row 54 and column 8"):
+        make([outside], ["A"], scale=1)
     with pytest.raises(FileNotFoundError, match=r"none.jpg is missing"):
         make([Scene(tmp_path / "none.jpg", "A")], ["A"], scale=1)
 
@@ -292,6 +300,16 @@ def test_worn_signs_are_seen_in_any_light() -> None:
     red, blue = light[0.6][:, 0], light[0.6][:, 2]
     assert (blue >= red)[means < 90].all()
     assert (red >= blue)[means > 105].all()
+
+
+def test_drawn_scenes_are_made_by_one_process_in_a_folder_that_is_free(tmp_path: Path) -> None:
+    with (
+        atomic_folder(tmp_path / "Set1"),
+        pytest.raises(ValueError, match="Set1 is being made by another process; wait for it"),
+    ):
+        make_street_scenes(tmp_path, n_train=4, n_test=4, progress=False)
+    with pytest.raises(ValueError, match=r"Set1 is there without annotations.txt.*delete it"):
+        make_street_scenes(tmp_path, n_train=4, n_test=4, progress=False)
 
 
 def test_drawn_scenes_are_read_as_swedish_ones(tmp_path: Path) -> None:

@@ -220,9 +220,15 @@ def test_small_composites_train_a_whole_image_network_too(
     start = ("--start", first / "weights_000.safetensors", "--epochs", "1")
     given = [str(argument) for argument in (*SMALL, *start, *options[:2])]
     subprocess.run([*whole, str(second), *given], check=True, cwd=ROOT)
-    # One patch, the whole.
+    # One patch, the whole, in pixels of the image.
     (row,) = rows(second / "history.csv")
     assert float(row["test_entropy"]) == pytest.approx(0, abs=1e-5)
+    assert float(row["test_pointing"]) == float(row["test_attention_on_objects"]) == 1
+    points = [line.split("\t") for line in (second / "points.txt").read_text().splitlines()]
+    assert {(line[6], line[7]) for line in points[1:]} == {("240.0", "180.0")}
+    said = subprocess.run([*whole[:2], "-h"], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert "--network" in said.stdout
+    assert "--composite_size" in said.stdout
 
 
 @pytest.mark.parametrize(
@@ -243,7 +249,11 @@ def test_small_composites_train_a_whole_image_network_too(
             ("--source", "synthetic", "--train_on", "composites", "--composite_size", "40x90"),
             "scale=0.3 makes small views of 12 x 27 pixels of images of 40 x 90",
         ),
-        (("--source", "synthetic", "--limits", "60"), "the classes 60 have no training image"),
+        (("--source", "synthetic", "--limits", "60"), "limits=['60'] are not among those of drawn"),
+        (
+            ("--source", "synthetic", "--n_patches", "9999", "--design", "replacement"),
+            "n_patches=9999 exceeds the 204 positions",
+        ),
     ],
 )
 def test_errors_are_one_line(
@@ -254,6 +264,41 @@ def test_errors_are_one_line(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--limits", "50,70"), "tells apart EMPTY, 50, 70, 80, this run EMPTY, 50, 70; give it"),
+        (("--normalize", "image"), "was trained with --normalize patches, this run has image"),
+    ],
+)
+def test_a_start_from_what_means_something_else(
+    data: Path, trained: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    start = ("--start", trained / "weights_002.safetensors", "--cache", tmp_path / "cache")
+    done = run(SCRIPT, data, tmp_path / "out", *SMALL, *options, *start, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    # Said before any photograph was read.
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_folder_is_said_before_photographs_are_read(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    cache = ("--cache", tmp_path / "cache")
+    done = run(SCRIPT, data, trained, *SMALL, *cache, check=False)
+    assert "holds a run already; pass --resume" in done.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = ("--cache", tmp_path / "file" / "cache")
+    done = run(SCRIPT, data, tmp_path / "out", *SMALL, *cache, check=False)
+    assert "cache of decoded images (--cache): folder" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:

@@ -19,10 +19,16 @@ class DecodedImages:
     Args:
         folder: where decoded images are kept.
         max_bytes: bound on the full-resolution images kept there.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int) -> None:
-        self.folder = writable_folder(folder)
+        try:
+            self.folder = writable_folder(folder)
+        except OSError as error:
+            raise OSError(f"cache of decoded images (--cache): {error}") from error
         self.max_bytes = max_bytes
         self._kept = sum(path.stat().st_size for path in self.folder.glob("*.full.npy"))
 
@@ -65,7 +71,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) of a photograph.
 
     Raises:
-        ValueError: it is truncated or no image.
+        ValueError: it is truncated, no image, or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -74,6 +80,11 @@ def decode(path: Path) -> NDArray[np.uint8]:
             return np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} has too many pixels to be decoded as a whole ({error}); make it smaller, or "
+            "train on it with ats train, which reads large images patch by patch"
+        ) from error
     # What Pillow raises depends on the format and on the place of the damage.
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(

@@ -66,8 +66,8 @@ class Scenes(Dataset[Batch]):
 
     Raises:
         FileNotFoundError: a photograph is missing.
-        ValueError: there are no scenes, one is damaged, has an unknown label, or is of another size
-            than the others.
+        ValueError: there are no scenes, one is damaged, has an unknown label, a box elsewhere, or
+            is of another size than the others.
     """
 
     def __init__(
@@ -140,10 +140,23 @@ class Scenes(Dataset[Batch]):
                         f"{shape[0]} x {shape[1]}; bring all to one size"
                     )
                 shape = (height, width)
+                _check_boxes(scene, shape)
                 views.append(self.decoded.small(scene.path, self.scale, pixels).transpose(2, 0, 1))
                 bar.update()
         assert shape is not None
         return shape, torch.from_numpy(np.stack(views))
+
+
+def _check_boxes(scene: Scene, shape: tuple[int, int]) -> None:
+    """Refuse boxes that lie outside of the scene's pixels, as those of another size's scene do."""
+    for box in scene.boxes:
+        centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        if not all(0 <= place < extent for place, extent in zip(centre, shape, strict=True)):
+            raise ValueError(
+                f"{scene.path} has {shape[0]} x {shape[1]} pixels, but its annotation a box around "
+                f"row {centre[0]:g} and column {centre[1]:g}; correct it, or bring the photograph "
+                "to the size that was annotated"
+            )
 
 
 def class_counts(targets: Tensor, classes: Sequence[str]) -> dict[str, int]:

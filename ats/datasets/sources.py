@@ -22,7 +22,16 @@ def german(folder: Path, limits: Sequence[str] | None) -> SceneSource:
 
 
 def synthetic(folder: Path, limits: Sequence[str] | None) -> SceneSource:
-    """Drawn scenes, made where they are missing."""
+    """Drawn scenes, made where they are missing.
+
+    Raises:
+        ValueError: a limit that is not drawn.
+    """
+    unknown = sorted(set(limits or ()) - set(SWEDISH_LIMITS))
+    if unknown:
+        raise ValueError(
+            f"limits={unknown} are not among those of drawn scenes: {', '.join(SWEDISH_LIMITS)}"
+        )
     return SwedishSigns(make_street_scenes(folder), limits or SWEDISH_LIMITS)
 
 

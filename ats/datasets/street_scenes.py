@@ -45,12 +45,18 @@ def make_street_scenes(
         progress: show a bar with the remaining time, on a terminal.
 
     Raises:
+        ValueError: something else is where the scenes are to be.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
     for number, (part, n_images) in enumerate(((TRAIN, n_train), (TEST, n_test))):
-        if (folder / part).exists():
+        if (folder / part / ANNOTATIONS).exists():
             continue
+        if (folder / part).exists():
+            raise ValueError(
+                f"{folder / part} is there without {ANNOTATIONS}, so that it is none of drawn "
+                "scenes; delete it, or choose another folder"
+            )
         with (
             atomic_folder(folder / part) as temporary,
             progress_bar(part, n_images, unit=" images", shown=progress) as bar,

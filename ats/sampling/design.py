@@ -46,7 +46,7 @@ class Design(ABC):
         if self.centred and n_patches == 1 and attention[0].numel() > 1:
             raise ValueError(
                 "centred=True with n_patches=1 leaves no gradient to the attention: the one "
-                "feature is its own estimate; take n_patches >= 2 or a design with centred=False"
+                "feature is its own estimate; take n_patches >= 2, or centred=False (--no-centring)"
             )
         indices, ratio = self.draw(Runs(attention, n_patches), n_patches, generator)
         drawn = attention.flatten(1).gather(1, indices)

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from ats.files import remove_leftovers_in, writable_folder
+from ats.files import locked, remove_leftovers_in, writable_folder
 from ats.training.checkpoint import CHECKPOINT
 from ats.training.start import latest_weights
 
@@ -42,21 +40,12 @@ def claim(output: Path) -> Iterator[None]:
         # The first process has claimed it for all.
         yield
         return
-    lock = FileLock(writable_folder(output) / ".lock")
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise ValueError(
-            f"output {output} is in use by another process that trains; wait for it, or choose "
-            "another folder"
-        ) from None
-    except NotImplementedError:
-        # Some network file systems have no locks.
-        pass
-    try:
+    held = (
+        f"output {output} is in use by another process that trains; wait for it, or choose another "
+        "folder"
+    )
+    with locked(writable_folder(output) / ".lock", held, seconds=LOCK_SECONDS):
         yield
-    finally:
-        lock.release()
 
 
 def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Path | None:

@@ -32,7 +32,7 @@ from ats.training.diagnosis import Diagnosis
 from ats.training.folder import claim, open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
-from ats.training.pictures import Pictures, class_and_truth
+from ats.training.pictures import Pictures, class_and_truth, predict
 from ats.training.schedule import learning_rate_factor
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -106,6 +106,9 @@ def fit(
             augment=augmentation(args, augment),
             **objective,
         )
+        if picture:
+            # A prediction that cannot be made fails now, and not after an epoch.
+            predict(module, picture[0])
         draw = module.draw if getattr(args, "read_ahead", False) else None
         loaders = _loaders(train, test, args, micro, accelerator, draw, _first_epoch(checkpoint))
         callbacks = [diagnosis := Diagnosis(args), *callbacks]

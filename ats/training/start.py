@@ -1,6 +1,9 @@
 """Start a training from the weights of another."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -11,18 +14,51 @@ def latest_weights(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.stem.removeprefix("weights_")), default=None)
 
 
+def check_start(path: Path, classes: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuse weights of a run that meant something else by the same numbers.
+
+    What they meant is known where the run's ``parameters.json`` lies beside them.
+
+    Args:
+        path: of the weights.
+        classes: names of the classes, in their order.
+        options: by name, those that change what a network computes and not its weights' shapes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the run had other classes or other such options.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"start={path} is no file; give weights_EEE.safetensors of a run")
+    try:
+        former = json.loads((path.parent / "parameters.json").read_text(encoding="utf-8"))
+        given, counts = former["arguments"], former["data"]["train_images"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    known = [entry.rpartition(" ")[0] for entry in counts.split(", ")]
+    if known != list(classes):
+        raise ValueError(
+            f"start={path} tells apart {', '.join(known)}, this run {', '.join(classes)}; give it "
+            "the same --limits"
+        )
+    for name, value in options.items():
+        if name in given and given[name] != value:
+            raise ValueError(
+                f"start={path} was trained with --{name} {given[name]}, this run has {value}; "
+                "give it the same"
+            )
+
+
 def start_from(model: nn.Module, path: Path) -> None:
     """Load ``weights_EEE.safetensors`` of another run into a model of the same shape.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: the file cannot be read.
         ValueError: it is damaged, or the weights of another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise FileNotFoundError(f"start={path} is no file; give weights_EEE.safetensors of a run")
     try:
         weights = load_file(path)
     except SafetensorError as error:
