@@ -38,7 +38,8 @@ class Experiment(NamedTuple):
     Attributes:
         title: of its figure.
         data: options of ``make_mnist.py``; None where trainings are those of another program.
-        runs: options of ``mnist.py`` by the name of a run.
+        runs: options of ``mnist.py`` by the name of a run; ``{work}`` and ``{seed}`` stand for the
+            folder of all runs and the seed.
         published: test errors that others report, by who and when.
     """
 
@@ -49,6 +50,8 @@ class Experiment(NamedTuple):
 
 
 FAST, PUBLISHED = "--recipe fast", "--recipe published"
+# A network that was trained on 1500 x 1500, where digits are as large.
+START = "{work}/mnist-1500-fast-{seed}/weights_029.safetensors"
 # The most important first.
 EXPERIMENTS = {
     "mnist-1500": Experiment(
@@ -70,7 +73,7 @@ EXPERIMENTS = {
     "mnist-3000": Experiment(
         "Megapixel MNIST 3000 x 3000 with 800 stamps of noise, 5,000 images",
         "--width 3000 --height 3000 --n_noise 800",
-        {"fast": FAST},
+        {"fast": FAST, "started": f"{FAST} --epochs 10 --start {START}"},
         {"IPS, epoch 150": 0.009},
     ),
     "mnist-2500": Experiment(
@@ -104,7 +107,7 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
     experiment, options = RUNS[name]
     data, folder = args.work / experiment, args.work / f"{name}-{seed}"
     made = (EXPERIMENTS[experiment].data or "").split()
-    given = [*options.split(), "--seed", str(seed), *extra]
+    given = [*options.format(work=args.work, seed=seed).split(), "--seed", str(seed), *extra]
     cost: dict[str, Any] = {
         "command": f"python scripts/mnist.py data/{experiment} runs/{name} {' '.join(given)}",
         "data": " ".join(["python scripts/make_mnist.py", f"data/{experiment}", *made]),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ats.training.arguments import (
@@ -54,6 +55,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="published",
         help="feature network: that of 2019, which sees 13 x 13 pixels of a patch at once, or a "
         "residual one, which sees 39 x 39 and takes half the time",
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=None,
+        help="weights_EEE.safetensors of a run to start from, such as one on smaller images",
     )
     add_training_arguments(parser)
     return parse_with_recipe(parser, arguments, own=RECIPES)
@@ -133,14 +140,18 @@ def main(arguments: list[str] | None = None) -> None:
         import torch
 
         from ats.datasets.megapixel_mnist import MegapixelMNIST
+        from ats.training.checkpoint import CHECKPOINT
         from ats.training.report import print_parameters
         from ats.training.run import fit
+        from ats.training.start import start_from
 
         data = MegapixelMNIST(args.dataset, train=True)
         test = MegapixelMNIST(args.dataset, train=False)
         print_parameters(data.parameters)
         torch.manual_seed(args.seed)
         model = build_model(args, data.n_classes, data.channels)
+        if args.start is not None and not (Path(args.output) / CHECKPOINT).exists():
+            start_from(model, args.start)
         image = test[0]
         small = max(test.high_shape) <= LARGEST_DRAWN
         pixels = test.pixels(0) if small else image.x_low[0]

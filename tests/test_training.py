@@ -142,6 +142,23 @@ def test_a_folder_is_one_training_s_at_a_time(data: Path, tmp_path: Path) -> Non
     run("mnist.py", data, tmp_path, *SMALL, "--epochs", str(rows), "--resume")
 
 
+def test_a_training_starts_from_weights(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    first = uninterrupted / "weights_000.safetensors"
+    # Steps so small that they change nothing to speak of.
+    given = (*SMALL, "--epochs", "1", "--lr", "1e-12")
+    run("mnist.py", data, tmp_path / "started", *given, "--start", first)
+    wanted, got = load_file(first), weights(tmp_path / "started", 0)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=1e-6)
+    gone = tmp_path / "gone"
+    done = run("mnist.py", data, tmp_path / "other", *given, "--start", gone, check=False)
+    assert done.returncode == 2
+    assert f"start={gone} is no file" in done.stderr
+    # It goes on from its own weights, wherever those are now.
+    more = (*SMALL, "--epochs", "2", "--lr", "1e-12", "--start", gone, "--resume")
+    run("mnist.py", data, tmp_path / "started", *more)
+
+
 def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shared = ("--accelerator", "cpu", "--devices", "2", "--micro_batch", "4")
     run("mnist.py", data, tmp_path, *SMALL, "--epochs", "2", *shared)

@@ -28,8 +28,7 @@ def check_start(path: Path, classes: Sequence[str], options: Mapping[str, Any]) 
         FileNotFoundError: there is no such file.
         ValueError: the run had other classes or other such options.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"start={path} is no file; give weights_EEE.safetensors of a run")
+    _check_present(path)
     try:
         former = json.loads((path.parent / "parameters.json").read_text(encoding="utf-8"))
         given, counts = former["arguments"], former["data"]["train_images"]
@@ -53,12 +52,13 @@ def start_from(model: nn.Module, path: Path) -> None:
     """Load ``weights_EEE.safetensors`` of another run into a model of the same shape.
 
     Raises:
-        OSError: the file cannot be read.
+        FileNotFoundError: there is no such file.
         ValueError: it is damaged, or the weights of another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    _check_present(path)
     try:
         weights = load_file(path)
     except SafetensorError as error:
@@ -73,3 +73,8 @@ def start_from(model: nn.Module, path: Path) -> None:
             f"{own.get(name, 'missing')} here; give the same classes and options as in that run"
         )
     model.load_state_dict(weights)
+
+
+def _check_present(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"start={path} is no file; give weights_EEE.safetensors of a run")
