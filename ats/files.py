@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -95,9 +96,10 @@ def locked(path: Path, held: str, *, seconds: float = 0.0) -> Iterator[None]:
         lock.acquire(timeout=seconds)
     except Timeout:
         raise ValueError(held) from None
-    except NotImplementedError:
+    except OSError as error:
         # Some network file systems have no locks.
-        pass
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     try:
         yield
     finally:
@@ -143,14 +145,14 @@ def remove_leftovers(target: str | os.PathLike[str]) -> None:
 
 
 def remove_leftovers_in(folder: str | os.PathLike[str]) -> None:
-    """Delete whatever killed processes left in a folder, and below it, that no other writes to."""
-    for path in (Path(folder), *Path(folder).rglob("*/")):
-        _remove_temporary(path, "*", "*")
+    """Delete whatever killed processes left in a folder that no other process is writing to."""
+    _remove_temporary(Path(folder), "*", "*")
 
 
 def _remove_temporary(folder: Path, stem: str, suffix: str) -> None:
     for leftover in folder.glob(f".{stem}.{_RANDOM}.tmp{suffix}"):
-        leftover.unlink(missing_ok=True)
+        if not leftover.is_dir():
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

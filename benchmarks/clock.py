@@ -1,11 +1,26 @@
 """Commands one after another, of which the memory is measured and the time may be bounded."""
 
+import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 from typing import Any
+
+
+def parse_and_pass_on(
+    parser: argparse.ArgumentParser, arguments: list[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parsed arguments, and those that are not known here, for the trainings.
+
+    Trainings of several seeds are given theirs, which another would replace in all of them.
+    """
+    args, extra = parser.parse_known_args(arguments)
+    if any(option.split("=")[0] == "--seed" for option in extra):
+        parser.error("--seed is given to each training; say with --seeds which there are")
+    return args, extra
 
 
 class Clock:
@@ -22,22 +37,22 @@ class Clock:
         self.over = threading.Event()
         self.process: subprocess.Popen[bytes] | None = None
         self.peak = 0
-        signal.signal(signal.SIGTERM, self._terminated)
+        # What Ctrl-C does, to a process that the terminal did not tell. Nothing is raised here: the
+        # wait for the process goes on, and ends with it.
+        signal.signal(signal.SIGTERM, self._stop)
         if minutes is not None:
             timer = threading.Timer(60 * minutes, self._stop)
             timer.daemon = True
             timer.start()
 
-    def _stop(self) -> None:
+    def _stop(self, *_: Any) -> None:
         self.over.set()
         process = self.process
         if process is not None:
-            process.send_signal(signal.SIGINT)
-
-    def _terminated(self, *_: Any) -> None:
-        """What Ctrl-C does, to a process that the terminal did not tell."""
-        self._stop()
-        raise KeyboardInterrupt
+            # Not by the object, which would look whether the process has ended, and so take from
+            # the wait for it what that waits for.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
 
     def run(self, command: list[str]) -> int:
         """Run a command; the largest resident memory of its process in bytes.
@@ -58,8 +73,9 @@ class Clock:
         try:
             status = self._wait(self.process)
         except KeyboardInterrupt:
-            # The process was told, too, and is writing down how far it came.
-            self._wait(self.process)
+            # The process was told, too, and is writing down how far it came; unless it has ended.
+            with contextlib.suppress(ChildProcessError):
+                self._wait(self.process)
             raise
         stopped = self.over.is_set() or self.process.returncode == 130
         self.process = None

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clock import parse_and_pass_on
+
 from ats.plots import save_learning_curves
 from ats.training.arguments import positive_int
 from ats.training.history import Row, mean_of, read_history
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--seeds", type=positive_int, default=3, help="number of seeds (default: 3)"
     )
     parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS))
-    args, extra = parser.parse_known_args(arguments)
+    args, extra = parse_and_pass_on(parser, arguments)
     curves: dict[str, list[Row]] = {}
     # Seed by seed, so that a run that is stopped early has compared all designs.
     tables: dict[str, list[list[Row]]] = {label: [] for label in args.designs}

@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from clock import Clock
+from clock import Clock, parse_and_pass_on
 
 from ats.files import atomic_path, write_json
 from ats.plots import save_learning_curves
@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--work", type=Path, default=Path("runs/results"), help="folder for data and runs")
     add("--docs", type=Path, default=ROOT / "docs", help="folder with results and figures")
     add("--mnist", type=Path, default=None, help="folder with MNIST's four files")
-    args, extra = parser.parse_known_args(arguments)
+    args, extra = parse_and_pass_on(parser, arguments)
     clock = Clock(args.minutes)
     status = 0
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from clock import Clock
+from clock import Clock, parse_and_pass_on
 
 from ats.datasets.german_signs import ANNOTATIONS
 from ats.files import file_digest, write_json
@@ -117,7 +117,7 @@ class Cost(NamedTuple):
 
 
 def run(
-    command: list[str], options: list[str], start: Path | None, folder: Path
+    command: list[str], options: list[str], start: Path | None, folder: Path, clock: Clock
 ) -> tuple[list[Row], Cost]:
     """The table of a run and its cost, trained to its end if it is not there yet.
 
@@ -126,6 +126,7 @@ def run(
         options: of the training.
         start: weights to start from.
         folder: of the run.
+        clock: runs it.
 
     Raises:
         SystemExit: it failed, or the folder holds a run of other options, weights or data.
@@ -146,20 +147,25 @@ def run(
         )
     if not found["finished"]:
         weights = ["--start", str(start)] if start else []
-        clock, began = Clock(None), time.perf_counter()
-        folder.mkdir(parents=True, exist_ok=True)
+        began, refused = time.perf_counter(), False
         try:
             clock.run([*command, *options, *weights, "--resume"])
             found["finished"] = True
+        except SystemExit:
+            # Perhaps for its options, which then are not those of what is there.
+            refused = not record.exists()
+            raise
         finally:
             found["peak"] = max(found["peak"], clock.peak)
             found["seconds"] += time.perf_counter() - began
-            write_json(record, found)
+            if not refused:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(record, found)
     return read_history(folder / "history.csv"), Cost(found["peak"], found["seconds"])
 
 
 def train(
-    name: str, seed: int, args: argparse.Namespace, extra: list[str]
+    name: str, seed: int, args: argparse.Namespace, extra: list[str], clock: Clock
 ) -> tuple[list[Row], Cost]:
     """Every stage of a training, each from the weights of the one before; the last one's result."""
     method = METHODS[name]
@@ -176,7 +182,7 @@ def train(
         if method.n_patches:
             options += (stage.sampling or f"--n_patches {method.n_patches}").split()
         data = [str(args.dataset), str(folder), "--source", "gtsdb", "--limits", LIMITS]
-        result = run([script, *data], [*options, *extra], start, folder)
+        result = run([script, *data], [*options, *extra], start, folder, clock)
         start = latest_weights(folder)
     assert result is not None
     return result
@@ -212,13 +218,16 @@ def main(arguments: list[str] | None = None) -> None:
     add("--training", choices=TRAININGS, default="composites")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--seeds", type=positive_int, default=3, help="number of seeds (default: 3)")
-    args, extra = parser.parse_known_args(arguments)
+    args, extra = parse_and_pass_on(parser, arguments)
+    if not (args.dataset / ANNOTATIONS).is_file():
+        parser.error(f"dataset {args.dataset} lacks {ANNOTATIONS}; give the benchmark's folder")
+    clock = Clock(None)
     results: dict[str, list[tuple[list[Row], Cost]]] = {name: [] for name in args.methods}
     # Seed by seed, so that a command that is stopped early has compared all methods.
     try:
         for seed in range(args.seeds):
             for method in args.methods:
-                results[method].append(train(method, seed, args, extra))
+                results[method].append(train(method, seed, args, extra, clock))
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         raise SystemExit(130) from None

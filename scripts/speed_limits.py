@@ -254,12 +254,13 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
         from ats.transforms import RandomChange
 
         output = Path(args.output)
-        source = SOURCES[args.source](args.dataset, args.limits)
-        # Before the photographs are read, which may take long.
+        # Before anything is fetched, made or read, which may take long.
         check_output(output, resume=args.resume)
+        source = SOURCES[args.source](args.dataset, args.limits)
         begins = args.start is not None and not (output / CHECKPOINT).exists()
         if begins:
-            check_start(args.start, source.classes, {"normalize": args.normalize})
+            same = {name: getattr(args, name) for name in ("normalize", "prior")}
+            check_start(args.start, source.classes, same)
         max_bytes = int(min(args.cache_gib * 2**30, 2**62))
         read = partial(Scenes, scale=args.scale, cache=args.cache, max_bytes=max_bytes)
         data = training_set(args, source, read)

@@ -3,9 +3,12 @@
 import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -271,40 +274,46 @@ def stage(tmp_path):
 
 def test_a_stage_of_other_options_is_not_taken_for_this_one(stage, tmp_path):
     scenes = load("benchmarks/street_scenes.py")
+    run = partial(scenes.run, clock=scenes.Clock(None))
     folder, data, script = stage
     weights = [tmp_path / name for name in ("first", "moved", "other")]
     for path, content in zip(weights, ("7", "7", "8"), strict=True):
         path.write_text(content)
     given = ["--scale", "0.3"]
-    rows, cost = scenes.run([str(script), str(data)], given, weights[0], folder)
+    # A command that fails has made nothing that could be of its options.
+    with pytest.raises(SystemExit, match="failed"):
+        run([str(tmp_path / "no-script"), str(data)], ["--scale", "x"], None, folder)
+    rows, cost = run([str(script), str(data)], given, weights[0], folder)
     assert rows == [dict.fromkeys(COLUMNS, 7)]
     assert cost.peak > 2**20
     moved = data.rename(tmp_path / "elsewhere")
-    assert scenes.run([str(script), str(moved)], given, weights[1], folder) == (rows, cost)
+    assert run([str(script), str(moved)], given, weights[1], folder) == (rows, cost)
     with pytest.raises(SystemExit, match=r"holds a run of other options than --scale 0.5"):
-        scenes.run([str(script), str(moved)], ["--scale", "0.5"], weights[0], folder)
+        run([str(script), str(moved)], ["--scale", "0.5"], weights[0], folder)
     for start in (weights[2], None):
         with pytest.raises(SystemExit, match="from other weights"):
-            scenes.run([str(script), str(moved)], given, start, folder)
+            run([str(script), str(moved)], given, start, folder)
     (moved / "gt.txt").write_text("other signs")
     with pytest.raises(SystemExit, match="or on other data"):
-        scenes.run([str(script), str(moved)], given, weights[0], folder)
+        run([str(script), str(moved)], given, weights[0], folder)
     called = f"{data} --scale 0.3 --start {weights[0]} --resume\n"
     assert (folder / "calls").read_text() == called
 
 
-def test_a_stage_that_is_ended_ends_its_training_and_counts_all_parts(stage):
+@pytest.mark.parametrize("group", [False, True])
+def test_a_stage_that_is_ended_ends_its_training_and_counts_all_parts(stage, group):
     folder, data, script = stage
     (folder / "wait").touch()
     given = [str(script), str(data)], [], None
     code = (
-        "import sys; from pathlib import Path; from street_scenes import run\n"
-        f"print(run(*{given!r}, Path({str(folder)!r}))[1].peak)"
+        "from pathlib import Path; from street_scenes import Clock, run\n"
+        f"print(run(*{given!r}, Path({str(folder)!r}), Clock(None))[1].peak)"
     )
 
     def begin():
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT / "benchmarks", **pipes)
+        own = {"cwd": ROOT / "benchmarks", "start_new_session": True}
+        return subprocess.Popen([sys.executable, "-c", code], **own, **pipes)
 
     process = begin()
     deadline = time.monotonic() + 60
@@ -313,7 +322,9 @@ def test_a_stage_that_is_ended_ends_its_training_and_counts_all_parts(stage):
         time.sleep(0.01)
     children = psutil.Process(process.pid).children()
     assert len(children) == 1
-    process.terminate()
+    # As service managers do it: to the training, too, and once more.
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGTERM) if group else process.terminate()
     assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert not children[0].is_running()
     first = json.loads((folder / "cost.json").read_text())
@@ -326,12 +337,22 @@ def test_a_stage_that_is_ended_ends_its_training_and_counts_all_parts(stage):
     assert last["seconds"] > first["seconds"]
 
 
-def test_a_seed_is_not_taken_for_the_number_of_seeds(tmp_path, capsys):
-    main = load("benchmarks/street_scenes.py").main
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), str(tmp_path), "--seeds", "0"])
-    assert "argument --seeds" in capsys.readouterr().err
-    # The next thing that is missed is the data.
-    with pytest.raises(FileNotFoundError):
-        main([str(tmp_path), str(tmp_path), "--seed", "5"])
+@pytest.mark.parametrize("name", ["street_scenes", "learning_curves", "results"])
+def test_a_seed_is_not_taken_for_the_number_of_seeds(name, tmp_path, capsys):
+    main = load(f"benchmarks/{name}.py").main
+    folders = [] if name == "results" else [str(tmp_path), str(tmp_path)]
+    for given, said in (
+        (["--seeds", "0" if folders else "-1"], "argument --seeds"),
+        (["--seed", "5"], "say with --seeds which there are"),
+        (["--seed=5"], "say with --seeds which there are"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*folders, *given])
+        assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_street_scenes(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        load("benchmarks/street_scenes.py").main([str(tmp_path), str(tmp_path / "out")])
+    assert f"dataset {tmp_path} lacks gt.txt" in capsys.readouterr().err

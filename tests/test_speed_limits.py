@@ -271,6 +271,7 @@ def test_errors_are_one_line(
     [
         (("--limits", "50,70"), "tells apart EMPTY, 50, 70, 80, this run EMPTY, 50, 70; give it"),
         (("--normalize", "image"), "was trained with --normalize patches, this run has image"),
+        (("--prior", "none"), "was trained with --prior contrast, this run has none"),
     ],
 )
 def test_a_start_from_what_means_something_else(
@@ -287,10 +288,10 @@ def test_a_start_from_what_means_something_else(
 def test_a_full_folder_is_said_before_photographs_are_read(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:
-    cache = ("--cache", tmp_path / "cache")
-    done = run(SCRIPT, data, trained, *SMALL, *cache, check=False)
+    # Nor are scenes drawn.
+    done = run(SCRIPT, tmp_path / "data", trained, *SMALL, check=False)
     assert "holds a run already; pass --resume" in done.stderr
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_cache_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The training script as a user runs it: real processes, really killed."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -19,6 +21,7 @@ from programs import ROOT, command, make_digits, rows, run
 from safetensors.torch import load_file
 from torch import nn
 
+from ats.files import locked
 from ats.training.averaged import Averaged
 from ats.training.batches import EpochBatches, default_micro_batch, image_generators
 from ats.training.checkpoint import AtomicCheckpointIO
@@ -105,8 +108,11 @@ def test_a_killed_run_resumes_to_the_same_bits(
         time.sleep(0.01)
     (tmp_path / ".curves.0123abcd.tmp.png").touch()
     (tmp_path / ".of-another-program.tmp").touch()
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / ".image.0123abcd.tmp.png").touch()
+    left = (tmp_path / "examples" / "00", tmp_path / "data")
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / ".image.0123abcd.tmp.png").touch()
+    (tmp_path / ".folder.0123abcd.tmp").mkdir()
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / f"weights_{EPOCHS - 1:03d}.safetensors").exists()
@@ -114,7 +120,10 @@ def test_a_killed_run_resumes_to_the_same_bits(
     wanted, got = weights(uninterrupted), weights(tmp_path)
     assert wanted.keys() == got.keys()
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
-    assert [path.name for path in tmp_path.rglob(".*.tmp*")] == [".of-another-program.tmp"]
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".*.tmp*")}
+    # What lies below may be another's, who is writing it.
+    others = {".of-another-program.tmp", ".folder.0123abcd.tmp", "data/.image.0123abcd.tmp.png"}
+    assert found == others
     assert [row["test_loss"] for row in history(tmp_path)] == [
         row["test_loss"] for row in history(uninterrupted)
     ]
@@ -140,6 +149,19 @@ def test_a_folder_is_one_training_s_at_a_time(data: Path, tmp_path: Path) -> Non
     # Whoever was killed keeps nothing locked.
     rows = len(history(tmp_path)) + 1
     run("mnist.py", data, tmp_path, *SMALL, "--epochs", str(rows), "--resume")
+
+
+def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    number = errno.ENOLCK
+    with locked(tmp_path / "lock", "held"):
+        pass
+    number = errno.EIO
+    with pytest.raises(OSError, match="no locks"), locked(tmp_path / "lock", "held"):
+        pass
 
 
 def test_a_training_starts_from_weights(data: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -203,12 +203,13 @@ def leave_one_out_ratio(drawn: Tensor, outside: Tensor) -> Tensor:
 
 
 def _log_of_ringing(time: Tensor) -> Tensor:
-    """log(1 - e^-y) of y > 0, by its series where y is small.
-
-    Compiled for a CPU, expm1 of what is next to nothing is 0.
-    """
+    """log(1 - e^-y) of y > 0."""
+    exact = torch.log(-torch.expm1(-time))
+    if not torch.compiler.is_compiling():
+        return exact
+    # In code that is compiled for a CPU, expm1 of what is next to nothing is 0.
     series = time.log() - time / 2 + time.square() / 24
-    return torch.where(time < 1e-3, series, torch.log(-torch.expm1(-time)))
+    return torch.where(time < 1e-3, series, exact)
 
 
 def _quadrature(n_patches: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,8 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
         # The first process has checked and opened the folder before it started this one.
         return output / CHECKPOINT if resume and (output / CHECKPOINT).exists() else None
     check_output(output, resume=resume)
-    remove_leftovers_in(output)
+    for folder in (output, *output.glob("examples/*/")):
+        remove_leftovers_in(folder)
     checkpoint = output / CHECKPOINT
     if not checkpoint.exists():
         return None

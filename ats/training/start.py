@@ -32,9 +32,9 @@ def check_start(path: Path, classes: Sequence[str], options: Mapping[str, Any]) 
     try:
         former = json.loads((path.parent / "parameters.json").read_text(encoding="utf-8"))
         given, counts = former["arguments"], former["data"]["train_images"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = [entry.rpartition(" ")[0] for entry in counts.split(", ")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    known = [entry.rpartition(" ")[0] for entry in counts.split(", ")]
     if known != list(classes):
         raise ValueError(
             f"start={path} tells apart {', '.join(known)}, this run {', '.join(classes)}; give it "
