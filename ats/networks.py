@@ -72,7 +72,7 @@ def strided_attention(channels: int = 3, width: int = 64) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
 
 
-def halved_attention(channels: int = 3, width: int = 32) -> nn.Sequential:
+def halved_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
     """Attention logits that see 11 x 11 pixels of the small view, one for each 2 x 2 of them.
 
     They are centred on the first of the 2 x 2 pixels, about half a pixel from where the patch is

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SMALLEST_PATCH = 13
 # What a recipe changes of the defaults of this script, besides those that scripts share.
 RECIPES: dict[str, dict[str, object]] = {
-    "fast": {"attention": "halved", "features": "residual", "weight_decay": 0.1},
+    "fast": {"attention": "halved", "features": "residual"},
 }
 # Beyond this many pixels a side, pictures are drawn on the small view.
 LARGEST_DRAWN = 4000

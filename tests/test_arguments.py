@@ -10,7 +10,7 @@ from programs import load
 from ats.prior import local_contrast
 from ats.sampling import Published, Systematic
 from ats.training.arguments import add_training_arguments, parse_with_recipe
-from ats.training.build import decayed, make_optimizer, sampling_arguments
+from ats.training.build import make_optimizer, sampling_arguments
 from ats.training.run import resolve_accelerator
 
 
@@ -84,31 +84,6 @@ def test_first_step_of_adam(script: SimpleNamespace, recipe: str, length: float)
     optimizer.step()
     # Keras: lr sqrt(1 - b2^2) / (1 - b1^2) m / sqrt(v) with m = (1 - b1) g, v = (1 - b2) g^2.
     assert float(weight.detach()) == pytest.approx(-0.5 * length, rel=1e-3)
-
-
-def test_decay_is_of_kernels_and_not_of_the_attention(
-    script: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = script.parse(["data", "out", "--recipe", "fast", "--lr", "0.5"])
-    model = script.build_model(args, 10)
-    optimizer = make_optimizer(args)(decayed(model, args.weight_decay))
-    for parameter in model.parameters():
-        torch.nn.init.ones_(parameter)
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        shrinks = parameter.dim() > 1 and "attention" not in name
-        # Decoupled: without any gradient, by the decay times the learning rate.
-        wanted = 1 - 0.1 * 0.5 if shrinks else 1.0
-        torch.testing.assert_close(parameter, torch.full_like(parameter, wanted))
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
-        list(model.parameters())
-    )
-    # Without decay checkpoints are as they were before there was any.
-    assert len(make_optimizer(args)(decayed(model, 0.0)).param_groups) == 1
-    with pytest.raises(SystemExit):
-        script.parse(["data", "out", "--weight_decay", "0.1", "--optimizer", "sgd"])
-    assert "--weight_decay needs --optimizer adam, not sgd" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

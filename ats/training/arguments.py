@@ -41,13 +41,6 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="epochs, or a part of one, over which the learning rate rises from nothing",
     )
     add("--momentum", type=not_negative_float, default=0.9, help="momentum of sgd")
-    add(
-        "--weight_decay",
-        type=not_negative_float,
-        default=0.0,
-        help="decoupled decay of the kernels of feature network and classifier, with adam: in a "
-        "step they shrink by so much times the learning rate",
-    )
     add("--clipnorm", type=positive_float, default=1.0, help="bound on the global gradient norm")
     add(
         "--regularizer_strength",
@@ -143,10 +136,7 @@ def parse_with_recipe(
     """
     recipe = parser.parse_args(arguments).recipe
     parser.set_defaults(**RECIPES[recipe] | (own or {}).get(recipe, {}))
-    args = parser.parse_args(arguments)
-    if args.weight_decay and args.optimizer != "adam":
-        parser.error(f"--weight_decay needs --optimizer adam, not {args.optimizer}")
-    return args
+    return parser.parse_args(arguments)
 
 
 def _number(kind: Callable[[str], Number], text: str) -> Number:
