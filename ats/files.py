@@ -78,7 +78,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, held: str, *, seconds: float = 0.0) -> Iterator[None]:
-    """Keep out other processes that lock the same file, which is left there, until the block ends.
+    """Keep out other processes that lock the same file until the block ends; the file stays.
 
     Args:
         path: of the file.
@@ -119,8 +119,13 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(target)
     writable_folder(path.parent)
     held = f"{path} is being made by another process; wait for it, or choose another folder"
-    with locked(path.parent / f".{path.name}.lock", held):
-        yield from _made_folder(path)
+    lock = path.parent / f".{path.name}.lock"
+    with locked(lock, held):
+        try:
+            yield from _made_folder(path)
+        finally:
+            # Whoever comes now finds the target, or makes another lock and starts anew.
+            lock.unlink(missing_ok=True)
 
 
 def _made_folder(path: Path) -> Iterator[Path]:

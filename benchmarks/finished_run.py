@@ -73,7 +73,10 @@ def read_run(folder: Path, dataset: Path | None = None) -> Run:
     start_from(model, weights)
     # As in training, where convolutions run faster so.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fixed = {name: value for name, value in values.items() if name not in FREE}
+    # What was not given is as if there were no such option, as in runs of former versions.
+    fixed = {
+        name: value for name, value in values.items() if name not in FREE and value is not None
+    }
     return Run(args, model.eval(), test, [file_digest(weights), fixed, data])
 
 

@@ -18,7 +18,8 @@ MATHEMATICS = ("sampling", "geometry", "patches", "entropy", "prior")
 # None stands for anything.
 ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     **{part: (set(), TORCH) for part in MATHEMATICS},
-    "files": (set(), NUMPY),
+    # Torch itself needs filelock.
+    "files": (set(), {*NUMPY, "filelock"}),
     "threads": (set(), set()),
     "memory": (set(), set()),
     "images": ({"patches", "files", "threads"}, None),
