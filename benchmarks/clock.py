@@ -15,8 +15,10 @@ def parse_and_pass_on(
 ) -> tuple[argparse.Namespace, list[str]]:
     """Parsed arguments, and those that are not known here, for the trainings.
 
-    Trainings of several seeds are given theirs, which another would replace in all of them.
+    What begins like an option of here is none: ``--seed`` is not ``--seeds``. Trainings of several
+    seeds are given theirs, which another would replace in all of them.
     """
+    parser.allow_abbrev = False
     args, extra = parser.parse_known_args(arguments)
     if any(option.split("=")[0] == "--seed" for option in extra):
         parser.error("--seed is given to each training; say with --seeds which there are")

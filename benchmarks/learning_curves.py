@@ -42,10 +42,7 @@ def train(dataset: Path, output: Path, label: str, seed: int, extra: list[str]) 
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, print a table and draw the figure."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # What is not known here goes on as it is.
-        allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", type=Path, help="folder made by make_mnist.py")
     parser.add_argument("output", type=Path, help="folder for the runs")

@@ -250,10 +250,7 @@ def first_below(rows: list[Row], bound: float) -> int | str:
 def main(arguments: list[str] | None = None) -> None:
     """Train what is asked for, then make figures and the summary."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # What is not known here goes on as it is.
-        allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add: Any = parser.add_argument
     add("--train", nargs="+", choices=RUNS, default=[], help="runs to train, in this order")

@@ -207,10 +207,7 @@ def row_of(method: str, runs: list[tuple[list[Row], Cost]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing and print the table."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # --seed is the script's.
-        allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("dataset", type=Path, help="folder of the German Traffic Sign Detection Benchmark")

@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
         import torch
 
         from ats.datasets.megapixel_mnist import MegapixelMNIST
-        from ats.training.checkpoint import CHECKPOINT
+        from ats.training.folder import weights_to_begin_with
         from ats.training.report import print_parameters
         from ats.training.run import fit
         from ats.training.start import start_from
@@ -150,8 +150,9 @@ def main(arguments: list[str] | None = None) -> None:
         print_parameters(data.parameters)
         torch.manual_seed(args.seed)
         model = build_model(args, data.n_classes, data.channels)
-        if args.start is not None and not (Path(args.output) / CHECKPOINT).exists():
-            start_from(model, args.start)
+        start = weights_to_begin_with(Path(args.output), args.start)
+        if start is not None:
+            start_from(model, start)
         image = test[0]
         small = max(test.high_shape) <= LARGEST_DRAWN
         pixels = test.pixels(0) if small else image.x_low[0]

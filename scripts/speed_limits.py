@@ -242,11 +242,10 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
 
         from ats.datasets.scenes import Scenes, balanced_weights
         from ats.datasets.sources import SOURCES
-        from ats.training.checkpoint import CHECKPOINT
         from ats.training.classes import ClassTable, scene_parameters
         from ats.training.confusion import Confusion
         from ats.training.examples import Examples, strided
-        from ats.training.folder import check_output
+        from ats.training.folder import check_output, weights_to_begin_with
         from ats.training.pointing import Pointing
         from ats.training.report import print_parameters
         from ats.training.run import fit
@@ -257,10 +256,10 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
         # Before anything is fetched, made or read, which may take long.
         check_output(output, resume=args.resume)
         source = SOURCES[args.source](args.dataset, args.limits)
-        begins = args.start is not None and not (output / CHECKPOINT).exists()
-        if begins:
+        start = weights_to_begin_with(output, args.start)
+        if start is not None:
             same = {name: getattr(args, name) for name in ("normalize", "prior")}
-            check_start(args.start, source.classes, same)
+            check_start(start, source.classes, same)
         max_bytes = int(min(args.cache_gib * 2**30, 2**62))
         read = partial(Scenes, scale=args.scale, cache=args.cache, max_bytes=max_bytes)
         data = training_set(args, source, read)
@@ -270,8 +269,8 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
         print_parameters(parameters)
         torch.manual_seed(args.seed)
         model = build(args, len(classes), test.high_shape)
-        if begins:
-            start_from(model, args.start)
+        if start is not None:
+            start_from(model, start)
         chosen = strided(len(test), EXAMPLES)
         names = [test.scenes[index].path.name for index in chosen]
         shown = next((n for n, scene in enumerate(test.scenes) if scene.boxes), 0)

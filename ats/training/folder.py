@@ -29,22 +29,23 @@ LOCK_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def claim(output: Path) -> Iterator[None]:
+def claim(output: Path, *, resume: bool) -> Iterator[None]:
     """Keep other processes from training in the same folder, for as long as this one does.
 
     Raises:
-        ValueError: another one is.
+        ValueError: another one is, or :func:`check_output` refuses it.
         OSError: the folder cannot be written.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        # The first process has claimed it for all.
+    # First, so that a folder that is refused is left as it is.
+    check_output(output, resume=resume)
+    if not _is_first():
         yield
         return
     held = (
         f"output {output} is in use by another process that trains; wait for it, or choose another "
         "folder"
     )
-    with locked(writable_folder(output) / ".lock", held, seconds=LOCK_SECONDS):
+    with locked(output / ".lock", held, seconds=LOCK_SECONDS):
         yield
 
 
@@ -58,9 +59,9 @@ def open_run(output: Path, parameters: Mapping[str, Any], *, resume: bool) -> Pa
             with other parameters.
         OSError: the folder cannot be written.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        # The first process has checked and opened the folder before it started this one.
+    if not _is_first():
         return output / CHECKPOINT if resume and (output / CHECKPOINT).exists() else None
+    # Again, since whoever held the folder until now may have finished in it.
     check_output(output, resume=resume)
     for folder in (output, *output.glob("examples/*/")):
         remove_leftovers_in(folder)
@@ -92,8 +93,7 @@ def check_output(output: Path, *, resume: bool) -> None:
         ValueError: it holds a run and ``resume`` was not asked for, or a data set.
         OSError: the folder cannot be written.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        # The first process has checked the folder before it started this one.
+    if not _is_first():
         return
     writable_folder(output)
     if not (output / CHECKPOINT).exists():
@@ -103,6 +103,16 @@ def check_output(output: Path, *, resume: bool) -> None:
             f"output {output} holds a run already; pass --resume to go on with it, or choose "
             "another folder"
         )
+
+
+def weights_to_begin_with(output: Path, start: Path | None) -> Path | None:
+    """Those to start from, or None where a run goes on from its checkpoint."""
+    return None if (output / CHECKPOINT).exists() else start
+
+
+def _is_first() -> bool:
+    """Whether there is no process that has opened the folder before it started this one."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _check_free(output: Path) -> None:

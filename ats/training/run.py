@@ -29,7 +29,7 @@ from ats.training.batches import AheadLoader, EpochBatches, default_micro_batch,
 from ats.training.build import Augmentation, augmentation, make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.diagnosis import Diagnosis
-from ats.training.folder import check_output, claim, open_run
+from ats.training.folder import claim, open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
 from ats.training.pictures import Pictures, class_and_truth, predict
@@ -93,8 +93,7 @@ def fit(
     if normalises_batches(model):
         # Statistics of batch norm are those of so many images, and may not change within a run.
         parameters["data"]["batch_norm_micro_batch"] = micro
-    check_output(output, resume=args.resume)
-    with claim(output):
+    with claim(output, resume=args.resume):
         checkpoint = open_run(output, parameters, resume=args.resume)
         _quieten()
         module = TrainingModule(
