@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from clock import Clock, parse_and_pass_on
@@ -132,36 +132,56 @@ def run(
         SystemExit: it failed, or the folder holds a run of other options, weights or data.
     """
     record = folder / "cost.json"
-    identity = {
+    found = recorded(record, identity_of(command, options, start))
+    if not found["finished"]:
+        weights = ["--start", str(start)] if start else []
+        train_on([*command, *options, *weights, "--resume"], record, found, clock)
+    return read_history(folder / "history.csv"), Cost(found["peak"], found["seconds"])
+
+
+def identity_of(command: list[str], options: list[str], start: Path | None) -> dict[str, Any]:
+    """What makes a run this one: options, weights by content, and the data set."""
+    return {
         "options": options,
         "start": start and file_digest(start),
         # Of the data set, wherever it lies: what its images show is in there.
         "data": file_digest(Path(command[1]) / ANNOTATIONS),
     }
+
+
+def recorded(record: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What a run's record says, that of a run not begun where there is none.
+
+    Raises:
+        SystemExit: it is that of another run.
+    """
     nothing = Cost(0, 0.0)._asdict() | {"finished": False}
-    found = json.loads(record.read_text()) if record.exists() else nothing | identity
+    found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    found = found or nothing | identity
     if {name: found.get(name) for name in identity} != identity:
         raise SystemExit(
-            f"{folder} holds a run of other options than {' '.join(options)}, from other weights "
-            "or on other data; give another output folder, or delete that one"
+            f"{record.parent} holds a run of other options than {' '.join(identity['options'])}, "
+            "from other weights or on other data; give another output folder, or delete that one"
         )
-    if not found["finished"]:
-        weights = ["--start", str(start)] if start else []
-        began, refused = time.perf_counter(), False
-        try:
-            clock.run([*command, *options, *weights, "--resume"])
-            found["finished"] = True
-        except SystemExit:
-            # Perhaps for its options, which then are not those of what is there.
-            refused = not record.exists()
-            raise
-        finally:
-            found["peak"] = max(found["peak"], clock.peak)
-            found["seconds"] += time.perf_counter() - began
-            if not refused:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(record, found)
-    return read_history(folder / "history.csv"), Cost(found["peak"], found["seconds"])
+    return found
+
+
+def train_on(command: list[str], record: Path, found: dict[str, Any], clock: Clock) -> None:
+    """Train to the end, and record what that took besides what is found there, however it ends."""
+    began, refused = time.perf_counter(), False
+    try:
+        clock.run(command)
+        found["finished"] = True
+    except SystemExit:
+        # Perhaps for its options, which then are not those of what is there.
+        refused = not record.exists()
+        raise
+    finally:
+        found["peak"] = max(found["peak"], clock.peak)
+        found["seconds"] += time.perf_counter() - began
+        if not refused:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record, found)
 
 
 def train(

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ats.datasets.scenes import EMPTY, Box, Scene
+from ats.datasets.scenes import EMPTY, Box, Scene, check_limits
 
 ANNOTATIONS = "gt.txt"
 N_IMAGES = 900
@@ -46,9 +46,7 @@ class GermanSigns:
     """
 
     def __init__(self, folder: str | os.PathLike[str], limits: Sequence[str] = LIMITS) -> None:
-        unknown = sorted(set(limits) - set(LIMITS))
-        if unknown:
-            raise ValueError(f"limits={unknown} are not among {', '.join(LIMITS)}")
+        check_limits(limits, LIMITS)
         self.folder = Path(folder)
         self.limits = list(limits)
         self.classes = [EMPTY, *limits]

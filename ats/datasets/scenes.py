@@ -50,6 +50,19 @@ class SceneSource(Protocol):
         """Training scenes without anything that the classes name, of whatever else they show."""
 
 
+def check_limits(limits: Sequence[str], known: Sequence[str]) -> None:
+    """Of the speed limits that were asked for, each must be known to the source.
+
+    Raises:
+        ValueError: one is not.
+    """
+    unknown = sorted(set(limits) - set(known))
+    if unknown:
+        raise ValueError(
+            f"limits={unknown} are not in this set of scenes; it has {', '.join(known)}"
+        )
+
+
 class Scenes(Dataset[Batch]):
     """Scenes as batches: small views of 8 bits, and images that are read patch by patch.
 

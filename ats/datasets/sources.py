@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ats.datasets.german_signs import LIMITS as GERMAN_LIMITS
 from ats.datasets.german_signs import GermanSigns
-from ats.datasets.scenes import SceneSource
+from ats.datasets.scenes import SceneSource, check_limits
 from ats.datasets.street_scenes import make_street_scenes
 from ats.datasets.swedish_signs import LIMITS as SWEDISH_LIMITS
 from ats.datasets.swedish_signs import SwedishSigns, fetch_swedish_signs
@@ -27,11 +27,7 @@ def synthetic(folder: Path, limits: Sequence[str] | None) -> SceneSource:
     Raises:
         ValueError: a limit that is not drawn.
     """
-    unknown = sorted(set(limits or ()) - set(SWEDISH_LIMITS))
-    if unknown:
-        raise ValueError(
-            f"limits={unknown} are not among those of drawn scenes: {', '.join(SWEDISH_LIMITS)}"
-        )
+    check_limits(limits or (), SWEDISH_LIMITS)
     return SwedishSigns(make_street_scenes(folder), limits or SWEDISH_LIMITS)
 
 
