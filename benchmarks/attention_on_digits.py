@@ -1,0 +1,131 @@
+"""What a network trained on Megapixel MNIST misses: digits that it does not look at, or misreads.
+
+Takes a finished run of ``scripts/mnist.py``. The places of the digits, of which it has never been
+told, are drawn again from the seed of the data set. It prints the test error with so many patches,
+the error with one patch on each digit and nothing else, how much attention lies on digits, and
+which digits have next to none.
+
+With ``--epochs`` the run's attention network is trained anew besides, alone and on the true places:
+as well as it could ever look. What it still loses is lost by its architecture, or for want of data.
+
+    python benchmarks/attention_on_digits.py runs/mnist --epochs 3
+"""
+
+import argparse
+import sys
+from itertools import chain
+from pathlib import Path
+
+import torch
+from digit_places import (
+    Places,
+    add_mnist,
+    attention_on_digits,
+    digit_places,
+    lost_digits,
+)
+from finished_run import Run, read_run
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ats.datasets.batch import collate
+from ats.datasets.megapixel_mnist import MegapixelMNIST
+from ats.datasets.mnist import SIZE
+from ats.datasets.progress import progress_bar
+from ats.memory import keep_freed_memory
+from ats.nn import AttentionSampling, glorot_uniform_, unit_float
+from ats.training.arguments import not_negative_int, positive_int
+
+BATCH = 16
+LEARNING_RATE = 0.002
+
+
+def measure(
+    run: Run, test: MegapixelMNIST, places: Places, n_patches: int
+) -> tuple[float, float, Tensor]:
+    """Test error, error given the places, and the attention (n, 5) on the digits."""
+    sampling = run.model.sampling
+    wrong = misread = 0
+    masses = []
+    images = DataLoader(test, BATCH, collate_fn=collate)  # type: ignore[arg-type]
+    bar = progress_bar("test images", len(images), unit="batch", shown=True)
+    for number, batch in enumerate(images):
+        bar.update()
+        chosen = BATCH * number
+        corners = places.corners[chosen : chosen + BATCH]
+        logits, seen = run.model(batch.x_low, batch.x_high, n_patches=n_patches)
+        masses.append(attention_on_digits(sampling.sample, seen.attention, batch, corners))
+        size = sampling.sample.patch_size
+        offsets = corners + SIZE // 2 - torch.tensor(size) // 2
+        patches = unit_float(batch.x_high.patches(offsets, size))
+        features = sampling.feature(patches.flatten(0, 1)).unflatten(0, offsets.shape[:2])
+        given = run.model.logits(features.mean(1))
+        wrong += int((logits.argmax(1) != batch.target).sum())
+        misread += int((given.argmax(1) != batch.target).sum())
+    return wrong / len(test), misread / len(test), torch.cat(masses)
+
+
+def train_on_places(
+    sampling: AttentionSampling, data: MegapixelMNIST, places: Places, epochs: int
+) -> None:
+    """Train the attention network alone, from scratch, to look at all digits alike."""
+    glorot_uniform_(sampling.attention)
+    optimizer = torch.optim.Adam(sampling.attention.parameters(), lr=LEARNING_RATE)
+    images = DataLoader(data, BATCH, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    steps = epochs * len(images)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=steps, cycle_momentum=False
+    )
+    bar = progress_bar("steps on places", steps, unit="step", shown=True)
+    for batch in chain.from_iterable(images for _ in range(epochs)):
+        bar.update()
+        attention = sampling.attend(unit_float(batch.x_low))
+        corners = places.corners[batch.index]
+        mass = attention_on_digits(sampling.sample, attention, batch, corners)
+        # Minus the logarithm: none may be left out. So little is added that there is a pull, too,
+        # where there is no attention at all.
+        loss = -(mass + 1e-6).log().mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a run of mnist.py")
+    add("dataset", type=Path, nargs="?", help="folder of its data set, where that has moved")
+    add("--n_patches", type=positive_int, default=50, help="patches of an image (default: 50)")
+    add("--epochs", type=not_negative_int, default=0, help="of training on places (default: 0)")
+    add_mnist(parser)
+    args = parser.parse_args(arguments)
+    keep_freed_memory()
+    try:
+        run = read_run(args.run, args.dataset)
+        test = run.test
+        if not isinstance(test, MegapixelMNIST):
+            raise ValueError(f"run {args.run} is not one of mnist.py")
+        places = digit_places(test, train=False, mnist=args.mnist)
+    except (OSError, ValueError) as error:
+        sys.exit(f"attention_on_digits.py: error: {error}")
+    wrong, given, mass = measure(run, test, places, args.n_patches)
+    print(f"test error with {args.n_patches} patches {wrong:.4f}, given the places {given:.4f}")
+    print(lost_digits(mass, places))
+    if args.epochs:
+        torch.manual_seed(0)
+        data = MegapixelMNIST(run.args.dataset, train=True)
+        own = digit_places(data, train=True, mnist=args.mnist)
+        with torch.enable_grad():
+            train_on_places(run.model.sampling, data, own, args.epochs)
+        mass = measure(run, test, places, args.n_patches)[2]
+        print(f"\nAttention trained on true places, {args.epochs} epochs:")
+        print(lost_digits(mass, places))
+
+
+if __name__ == "__main__":
+    main()
