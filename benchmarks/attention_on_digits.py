@@ -13,6 +13,7 @@ as well as it could ever look. What it still loses is lost by its architecture, 
 
 import argparse
 import sys
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from finished_run import Run, read_run
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ats.datasets.batch import collate
+from ats.datasets.batch import Batch, collate
 from ats.datasets.megapixel_mnist import MegapixelMNIST
 from ats.datasets.mnist import SIZE
 from ats.datasets.progress import progress_bar
@@ -40,29 +41,46 @@ BATCH = 16
 LEARNING_RATE = 0.002
 
 
-def measure(
-    run: Run, test: MegapixelMNIST, places: Places, n_patches: int
-) -> tuple[float, float, Tensor]:
-    """Test error, error given the places, and the attention (n, 5) on the digits."""
+@torch.no_grad()
+def errors(run: Run, test: MegapixelMNIST, places: Places, n_patches: int) -> tuple[float, float]:
+    """Test error with so many patches, and given the places."""
     sampling = run.model.sampling
+    size = sampling.sample.patch_size
     wrong = misread = 0
-    masses = []
-    images = DataLoader(test, BATCH, collate_fn=collate)  # type: ignore[arg-type]
-    bar = progress_bar("test images", len(images), unit="batch", shown=True)
-    for number, batch in enumerate(images):
-        bar.update()
-        chosen = BATCH * number
-        corners = places.corners[chosen : chosen + BATCH]
-        logits, seen = run.model(batch.x_low, batch.x_high, n_patches=n_patches)
-        masses.append(attention_on_digits(sampling.sample, seen.attention, batch, corners))
-        size = sampling.sample.patch_size
-        offsets = corners + SIZE // 2 - torch.tensor(size) // 2
+    for batch in shown("test images", batches(test)):
+        logits, _ = run.model(batch.x_low, batch.x_high, n_patches=n_patches)
+        offsets = places.corners[batch.index] + SIZE // 2 - torch.tensor(size) // 2
         patches = unit_float(batch.x_high.patches(offsets, size))
         features = sampling.feature(patches.flatten(0, 1)).unflatten(0, offsets.shape[:2])
         given = run.model.logits(features.mean(1))
         wrong += int((logits.argmax(1) != batch.target).sum())
         misread += int((given.argmax(1) != batch.target).sum())
-    return wrong / len(test), misread / len(test), torch.cat(masses)
+    return wrong / len(test), misread / len(test)
+
+
+def looks(sampling: AttentionSampling, batch: Batch, places: Places) -> Tensor:
+    """Attention (B, 5) on the digits of a batch."""
+    attention = sampling.attend(unit_float(batch.x_low))
+    return attention_on_digits(sampling.sample, attention, batch, places.corners[batch.index])
+
+
+@torch.no_grad()
+def all_looks(sampling: AttentionSampling, test: MegapixelMNIST, places: Places) -> Tensor:
+    """Attention (n, 5) on the digits of all images."""
+    return torch.cat([looks(sampling, batch, places) for batch in batches(test)])
+
+
+def batches(data: MegapixelMNIST, *, shuffle: bool = False) -> DataLoader[Batch]:
+    """The images of a split, some at a time."""
+    return DataLoader(data, BATCH, shuffle=shuffle, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def shown(name: str, parts: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches, with a progress bar."""
+    with progress_bar(name, len(parts), unit="batch", shown=True) as bar:
+        for batch in parts:
+            yield batch
+            bar.update()
 
 
 def train_on_places(
@@ -71,17 +89,14 @@ def train_on_places(
     """Train the attention network alone, from scratch, to look at all digits alike."""
     glorot_uniform_(sampling.attention)
     optimizer = torch.optim.Adam(sampling.attention.parameters(), lr=LEARNING_RATE)
-    images = DataLoader(data, BATCH, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
-    steps = epochs * len(images)
+    images = batches(data, shuffle=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=steps, cycle_momentum=False
+        optimizer, LEARNING_RATE, total_steps=epochs * len(images), cycle_momentum=False
     )
-    bar = progress_bar("steps on places", steps, unit="step", shown=True)
-    for batch in chain.from_iterable(images for _ in range(epochs)):
-        bar.update()
-        attention = sampling.attend(unit_float(batch.x_low))
-        corners = places.corners[batch.index]
-        mass = attention_on_digits(sampling.sample, attention, batch, corners)
+    for batch in chain.from_iterable(
+        shown(f"epoch {epoch + 1}/{epochs} on places", images) for epoch in range(epochs)
+    ):
+        mass = looks(sampling, batch, places)
         # Minus the logarithm: none may be left out. So little is added that there is a pull, too,
         # where there is no attention at all.
         loss = -(mass + 1e-6).log().mean()
@@ -91,7 +106,6 @@ def train_on_places(
         schedule.step()
 
 
-@torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -113,18 +127,17 @@ def main(arguments: list[str] | None = None) -> None:
         places = digit_places(test, train=False, mnist=args.mnist)
     except (OSError, ValueError) as error:
         sys.exit(f"attention_on_digits.py: error: {error}")
-    wrong, given, mass = measure(run, test, places, args.n_patches)
+    wrong, given = errors(run, test, places, args.n_patches)
     print(f"test error with {args.n_patches} patches {wrong:.4f}, given the places {given:.4f}")
-    print(lost_digits(mass, places))
+    sampling = run.model.sampling
+    print(lost_digits(all_looks(sampling, test, places), places))
     if args.epochs:
         torch.manual_seed(0)
         data = MegapixelMNIST(run.args.dataset, train=True)
         own = digit_places(data, train=True, mnist=args.mnist)
-        with torch.enable_grad():
-            train_on_places(run.model.sampling, data, own, args.epochs)
-        mass = measure(run, test, places, args.n_patches)[2]
+        train_on_places(sampling, data, own, args.epochs)
         print(f"\nAttention trained on true places, {args.epochs} epochs:")
-        print(lost_digits(mass, places))
+        print(lost_digits(all_looks(sampling, test, places), places))
 
 
 if __name__ == "__main__":

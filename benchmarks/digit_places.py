@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ats.datasets.batch import Batch
-from ats.datasets.megapixel_layout import draw_digits, draw_noise
+from ats.datasets.make_megapixel_mnist import SPLITS, draw_layout, read_digits
 from ats.datasets.megapixel_mnist import MegapixelMNIST
-from ats.datasets.mnist import SIZE, read_mnist
-from ats.datasets.optdigits import read_optdigits
+from ats.datasets.mnist import SIZE
 from ats.nn import SamplePatches
 from ats.training.pointing import covers, offsets_of_positions
 
@@ -47,18 +46,14 @@ def digit_places(data: MegapixelMNIST, *, train: bool, mnist: Path | None = None
     Raises:
         ValueError: the digits are not those that the data set was made of.
     """
-    parameters = data.parameters
-    drawn = parameters["digits"] == "optdigits"
-    source = (read_optdigits() if drawn else read_mnist(mnist))[0 if train else 1]
-    if source.digest() != parameters["digits_sha256"]["train" if train else "test"]:
+    parameters, split = data.parameters, SPLITS[0 if train else 1]
+    source = read_digits(parameters["digits"], mnist)[0 if train else 1]
+    if source.digest() != parameters["digits_sha256"][split]:
         raise ValueError(f"mnist={mnist} does not hold the digits that the data set was made of")
-    rng = np.random.RandomState(parameters["dataset_seed"] + train)
-    extents = {name: parameters[name] for name in ("height", "width")}
-    layout = draw_digits(rng, source.labels, n_images=len(data), **extents)
+    layout, noise = draw_layout(source, parameters, train=train)
     corners = layout.corners.astype(np.int64)
     covered = np.zeros(corners.shape[:2], bool)
-    if parameters["n_noise"]:
-        noise = draw_noise(rng, n_images=len(data), n_noise=parameters["n_noise"], **extents)
+    if noise is not None:
         apart = np.abs(corners[:, :, None] - noise.corners[:, None]).max(-1)
         covered = (apart < SIZE).any(-1)
     labels = source.labels[layout.digits].astype(np.int64)

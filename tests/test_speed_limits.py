@@ -249,7 +249,10 @@ def test_small_composites_train_a_whole_image_network_too(
             ("--source", "synthetic", "--train_on", "composites", "--composite_size", "40x90"),
             "scale=0.3 makes small views of 12 x 27 pixels of images of 40 x 90",
         ),
-        (("--source", "synthetic", "--limits", "60"), "limits=['60'] are not in this set"),
+        (
+            ("--source", "synthetic", "--limits", "60"),
+            "limits=['60'] are not in this set of scenes; it has 50, 70, 80",
+        ),
         (
             ("--source", "synthetic", "--n_patches", "9999", "--design", "replacement"),
             "n_patches=9999 exceeds the 204 positions",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ats.datasets.megapixel_layout import draw_digits, draw_noise
+from ats.datasets.megapixel_layout import DigitLayout, NoiseLayout, draw_digits, draw_noise
 from ats.datasets.mnist import N_CLASSES, SIZE, Digits, read_mnist
 from ats.datasets.optdigits import read_optdigits
 from ats.datasets.progress import progress_bar
@@ -80,7 +80,7 @@ def make_megapixel_mnist(
     }
     _check_parameters(parameters, mnist)
     folder = writable_folder(folder)
-    sources = read_optdigits() if digits == "optdigits" else read_mnist(mnist, progress=progress)
+    sources = read_digits(digits, mnist, progress=progress)
     digests = (source.digest() for source in sources)
     parameters["digits_sha256"] = dict(zip(SPLITS, digests, strict=True))
     recorded = _recorded_splits(folder, parameters)
@@ -97,6 +97,26 @@ def make_megapixel_mnist(
     remove_leftovers(folder / PARAMETERS_FILE)
     write_json(folder / PARAMETERS_FILE, finished)
     return finished
+
+
+def read_digits(
+    digits: str, mnist: str | os.PathLike[str] | None, *, progress: bool = True
+) -> tuple[Digits, Digits]:
+    """Training and test digits by the arguments of :func:`make_megapixel_mnist`."""
+    return read_optdigits() if digits == "optdigits" else read_mnist(mnist, progress=progress)
+
+
+def draw_layout(
+    source: Digits, parameters: dict[str, Any], *, train: bool
+) -> tuple[DigitLayout, NoiseLayout | None]:
+    """What stands where in the images of a split; no noise where the data set has none."""
+    n_images, n_noise = parameters["n_train" if train else "n_test"], parameters["n_noise"]
+    extents = {name: parameters[name] for name in ("height", "width")}
+    rng = np.random.RandomState(parameters["dataset_seed"] + train)
+    digits = draw_digits(rng, source.labels, n_images=n_images, **extents)
+    if not n_noise:
+        return digits, None
+    return digits, draw_noise(rng, n_images=n_images, n_noise=n_noise, **extents)
 
 
 def low_shape(parameters: dict[str, Any]) -> tuple[int, int]:
@@ -194,17 +214,12 @@ def _draw_split(
     source: Digits, parameters: dict[str, Any], *, train: bool
 ) -> tuple[NDArray[np.int64], Iterator[tuple[NonZeros, NonZeros]]]:
     """Classes, and the images in full resolution with their small views, some at a time."""
-    scale, n_images = parameters["scale"], parameters["n_train" if train else "n_test"]
-    height, width = parameters["height"], parameters["width"]
-    rng = np.random.RandomState(parameters["dataset_seed"] + train)
-    layout = draw_digits(rng, source.labels, n_images=n_images, height=height, width=width)
+    scale, height, width = (parameters[name] for name in ("scale", "height", "width"))
+    layout, noise = draw_layout(source, parameters, train=train)
     used, chosen = np.unique(layout.digits, return_inverse=True)
     stamps, corners = source.images[used], layout.corners
     small = shrink(np.divide(stamps, 255, dtype=np.float32), scale)
-    if parameters["n_noise"]:
-        noise = draw_noise(
-            rng, n_images=n_images, n_noise=parameters["n_noise"], height=height, width=width
-        )
+    if noise is not None:
         # Noise comes after the digits, and so lies over them.
         chosen = np.concatenate([chosen, len(used) + noise.chosen], axis=1)
         corners = np.concatenate([corners, noise.corners], axis=1)
