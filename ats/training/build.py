@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ats import sampling
 from ats.affine import RandomAffine
 from ats.images import Images
+from ats.nn import Classifier
 from ats.prior import local_contrast
 
 Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tuple[Tensor, Images]]
@@ -73,15 +74,33 @@ def start_as_keras(optimizer: torch.optim.Adam) -> None:
             }
 
 
+def decayed(model: Classifier, weight_decay: float) -> list[Any]:
+    """All parameters, in groups for an optimizer, of which the kernels decay but the attention's.
+
+    Without decay they are one group. The attention is left alone, since smaller logits are another
+    attention, while features are normalised by what follows them.
+    """
+    parameters = list(model.parameters())
+    if not weight_decay:
+        return parameters
+    attention = {id(parameter) for parameter in model.sampling.attention.parameters()}
+    kernels = [p for p in parameters if p.dim() > 1 and id(p) not in attention]
+    chosen = {id(kernel) for kernel in kernels}
+    others = [p for p in parameters if id(p) not in chosen]
+    return [{"params": others}, {"params": kernels, "weight_decay": weight_decay}]
+
+
 def make_optimizer(
     args: argparse.Namespace,
-) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    """The optimizer that the arguments name, of given parameters."""
+) -> Callable[[Iterable[Any]], Optimizer]:
+    """The optimizer that the arguments name, of given parameters or groups of them."""
 
-    def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def make(parameters: Iterable[Any]) -> Optimizer:
         if args.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=args.lr, momentum=args.momentum)
-        optimizer = torch.optim.Adam(parameters, lr=args.lr)
+        kind = torch.optim.AdamW if args.weight_decay else torch.optim.Adam
+        # What decays says so in its group.
+        optimizer = kind(parameters, lr=args.lr, weight_decay=0.0)
         if args.recipe == "published":
             start_as_keras(optimizer)
         return optimizer

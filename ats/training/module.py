@@ -14,7 +14,7 @@ from ats.entropy import entropy
 from ats.nn import AttentionSamplingOutput, Classifier
 from ats.training.averaged import Averaged
 from ats.training.batches import image_generators
-from ats.training.build import Augmentation
+from ats.training.build import Augmentation, decayed
 from ats.training.guide import guide_loss
 from ats.training.pointing import offsets_of_positions
 from ats.training.tasks import cross_entropy, wrong_class
@@ -39,6 +39,7 @@ class TrainingModule(lightning.LightningModule):
             of weighted terms, not divided by the weights of a batch, so that it does not depend on
             how a batch is cut up.
         attention_decay: factor of the sum of squares of the attention network's kernels.
+        weight_decay: of all other kernels, see :func:`ats.training.build.decayed`.
         learning_rate_factor: on the optimizer's learning rate, of the epochs that are over, with
             the part of the one that is not.
         augment: change of the training images.
@@ -59,6 +60,7 @@ class TrainingModule(lightning.LightningModule):
         seed: int,
         class_weights: Tensor | None = None,
         attention_decay: float = 0.0,
+        weight_decay: float = 0.0,
         learning_rate_factor: Callable[[float], float] | None = None,
         augment: Augmentation | None = None,
         loss: Loss = cross_entropy,
@@ -73,6 +75,7 @@ class TrainingModule(lightning.LightningModule):
         self.regularizer_strength = regularizer_strength
         self.seed = seed
         self.attention_decay = attention_decay
+        self.weight_decay = weight_decay
         self.learning_rate_factor = learning_rate_factor
         self.augment = augment
         self.loss = loss
@@ -162,7 +165,7 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for everything."""
-        return self.make_optimizer(self.model.parameters())
+        return self.make_optimizer(decayed(self.model, self.weight_decay))
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Any]]:
         batch, generators = self._inputs(batch)
