@@ -5,8 +5,12 @@ from torch import Tensor, nn
 
 from ats.nn import AttentionSampling, Classifier, L2Normalize
 
-ABSTENTIONS = 0.05
-"""Share of patches that vote for no class, whatever there is to see."""
+ABSTENTIONS = 0.25
+"""Abstentions that are counted besides, so that it pays to look at what votes.
+
+Without them a share would not depend on how much of what is seen votes at all, and training starts
+later: the results page has what was tried.
+"""
 
 
 class Votes(nn.Module):

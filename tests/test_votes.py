@@ -64,7 +64,7 @@ def test_an_image_is_what_most_of_it_votes_for() -> None:
     assert logits.shape == (6, 3)
     assert seen.patch_features.shape == (6, 4, 4)
     mean = (seen.weights.unsqueeze(2) * seen.patch_features).sum(1)
-    torch.testing.assert_close(logits, 5 * mean[:, :3] / (mean[:, :3].sum(1) + 0.05)[:, None])
+    torch.testing.assert_close(logits, 5 * mean[:, :3] / (mean[:, :3].sum(1) + ABSTENTIONS)[:, None])
     nn.functional.cross_entropy(logits, torch.arange(6) % 3).backward()
     for parameter in model.parameters():
         assert parameter.grad is not None
