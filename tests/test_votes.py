@@ -32,7 +32,7 @@ def test_abstentions_take_nothing_from_the_others() -> None:
     torch.testing.assert_close(shares(0.25 * found + 0.75 * none), wanted)
     torch.testing.assert_close(shares(none), torch.zeros(1, 2))
     # Negative weights make no shares beyond all bounds.
-    assert shares(torch.tensor([[-0.3, 0.05, 1.25]])).abs().max() < 2
+    assert shares(torch.tensor([[-ABSTENTIONS, 0.0, 1 + ABSTENTIONS]])).abs().max() < 2
 
 
 class Brightness(nn.Module):
