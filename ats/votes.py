@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ats.nn import AttentionSampling, Classifier, L2Normalize
 
-ABSTENTIONS = 0.1
+ABSTENTIONS = 0.25
 """Abstentions that are counted besides, so that it pays to look at what votes.
 
 Without them a share would not depend on how much of what is seen votes at all, and training starts

@@ -29,6 +29,7 @@ RECIPES: dict[str, dict[str, object]] = {
         "features": "residual",
         "classifier": "votes",
         "epochs": 15,
+        "attention_epochs": 8,
         "weight_decay": 0.1,
     },
 }

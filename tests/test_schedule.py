@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from programs import make_digits, rows, run
 
-from ats.training.schedule import learning_rate_factor
+from ats.training.schedule import attention_rate_factor, learning_rate_factor
 
 SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8")
 COSINE = ("--schedule", "cosine", "--warmup", "0.5")
@@ -64,3 +64,16 @@ def test_its_length_cannot_change(data: Path, whole: Path) -> None:
     longer = run("mnist.py", data, whole, *SMALL, *COSINE, "--epochs", "4", "--resume", check=False)
     assert longer.returncode == 2
     assert "made with other parameters (epochs: 3 then, 4 now)" in longer.stderr
+
+
+def test_the_attention_may_stop_earlier() -> None:
+    args = argparse.Namespace(
+        schedule="cosine", warmup=1.0, epochs=9, attention_epochs=5, decrease_lr_at=math.inf
+    )
+    assert attention_rate_factor(args, 0.5) == pytest.approx(0.5)
+    assert attention_rate_factor(args, 3.0) == pytest.approx(0.5)
+    assert attention_rate_factor(args, 5.0) == pytest.approx(0.0)
+    assert attention_rate_factor(args, 8.0) == pytest.approx(0.0)
+    assert learning_rate_factor(args, 5.0) == pytest.approx(0.5)
+    args.attention_epochs = None
+    assert attention_rate_factor(args, 3.0) == learning_rate_factor(args, 3.0) > 0.5

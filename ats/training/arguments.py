@@ -40,6 +40,14 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="epochs, or a part of one, over which the learning rate rises from nothing",
     )
+    add(
+        "--attention_epochs",
+        type=positive_int,
+        default=None,
+        help="epochs over which the learning rate of the attention network goes down to nothing "
+        "along half a cosine, before it learns by heart what is on the training images; by "
+        "default it has the learning rate of all else",
+    )
     add("--momentum", type=not_negative_float, default=0.9, help="momentum of sgd")
     add(
         "--weight_decay",

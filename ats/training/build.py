@@ -74,20 +74,22 @@ def start_as_keras(optimizer: torch.optim.Adam) -> None:
             }
 
 
-def decayed(model: Classifier, weight_decay: float) -> list[Any]:
-    """All parameters, in groups for an optimizer, of which the kernels decay but the attention's.
+def parameter_groups(model: Classifier, weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters, in groups for an optimizer.
 
-    Without decay they are one group. The attention is left alone, since smaller logits are another
-    attention, while features are normalised by what follows them.
+    The attention comes first, which may have a learning rate of its own. It does not decay, since
+    smaller logits are another attention; nor do biases. Other kernels do: features are normalised
+    by what follows them.
     """
-    parameters = list(model.parameters())
-    if not weight_decay:
-        return parameters
-    attention = {id(parameter) for parameter in model.sampling.attention.parameters()}
-    kernels = [p for p in parameters if p.dim() > 1 and id(p) not in attention]
-    chosen = {id(kernel) for kernel in kernels}
-    others = [p for p in parameters if id(p) not in chosen]
-    return [{"params": others}, {"params": kernels, "weight_decay": weight_decay}]
+    attention = list(model.sampling.attention.parameters())
+    own = {id(parameter) for parameter in attention}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    groups: list[dict[str, Any]] = [
+        {"params": attention, "attention": True},
+        {"params": [p for p in others if p.dim() < 2]},
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(
