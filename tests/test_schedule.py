@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from programs import make_digits, rows, run
+from safetensors.torch import load_file
 
 from ats.training.schedule import attention_rate_factor, learning_rate_factor
 
@@ -77,3 +79,13 @@ def test_the_attention_may_stop_earlier() -> None:
     assert learning_rate_factor(args, 5.0) == pytest.approx(0.5)
     args.attention_epochs = None
     assert attention_rate_factor(args, 3.0) == learning_rate_factor(args, 3.0) > 0.5
+
+
+def test_an_attention_that_has_stopped_stays_as_it_is(data: Path, tmp_path: Path) -> None:
+    run("mnist.py", data, tmp_path, *SMALL, "--epochs", "3", "--attention_epochs", "1")
+    first, last = (load_file(tmp_path / f"weights_00{epoch}.safetensors") for epoch in (0, 2))
+    for name, value in first.items():
+        same = torch.equal(value, last[name])
+        assert same == name.startswith("sampling.attention."), name
+    # The table has the rate of all else.
+    assert [float(row["learning_rate"]) for row in rows(tmp_path / "history.csv")] == [0.001] * 3
