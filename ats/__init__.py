@@ -26,7 +26,6 @@ from ats.nn import (
 from ats.patches import extract_patches
 from ats.prior import local_contrast
 from ats.sampling import Sample, expectation, sample
-from ats.votes import Votes, VotingClassifier
 
 __version__ = "0.1.0"
 
@@ -48,8 +47,6 @@ __all__ = [
     "SampleSoftmax",
     "SparseImages",
     "TensorImages",
-    "Votes",
-    "VotingClassifier",
     "as_images",
     "entropy",
     "exact_expectation",

@@ -75,9 +75,8 @@ def strided_attention(channels: int = 3, width: int = 64) -> nn.Sequential:
 def halved_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
     """Attention logits that see 11 x 11 pixels of the small view, one for each 2 x 2 of them.
 
-    Normalised over the channels of each position, so that pale things are not lost beside bright
-    ones. Logits are centred on the first of the 2 x 2 pixels, about half a pixel from where the
-    patch is read.
+    They are centred on the first of the 2 x 2 pixels, about half a pixel from where the patch is
+    read.
 
     Args:
         channels: C of the small view.
@@ -90,27 +89,15 @@ def halved_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
     >>> halved_attention(1)(torch.zeros(2, 1, 36, 49)).shape
     torch.Size([2, 1, 18, 25])
     """
-    layers: list[nn.Module] = []
-    for before, stride in ((channels, 2), (width, 1), (width, 1)):
-        layers += [
-            nn.Conv2d(before, width, 3, stride=stride, padding=1),
-            LayerNorm2d(width),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of each pixel of (B, C, H, W), in float32.
-
-    What a position shows then counts by its form and not by its contrast.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape and type."""
-        with torch.autocast(x.device.type, enabled=False):
-            pixels = super().forward(x.float().movedim(1, -1))
-        return pixels.movedim(-1, 1).to(x.dtype)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, 1, 1),
+    )
 
 
 def small_attention(channels: int = 3, width: int = 16) -> nn.Sequential:
@@ -193,7 +180,6 @@ def residual_features(
     *,
     momentum: float = 0.1,
     normalize: bool = True,
-    standardize: bool = False,
 ) -> nn.Sequential:
     """Features of length 1 from a pre-activation residual network.
 
@@ -208,9 +194,6 @@ def residual_features(
             0.01. Since they begin at a variance of 1, a network is then evaluated with useless
             statistics for its first hundreds of steps.
         normalize: to length 1; else features are as long as what they found is plain.
-        standardize: bring each feature to mean 0 and variance 1 over the patches of a batch first.
-            Means of what a ReLU lets through are positive all over, and point in one direction
-            whatever the patches show; without what they share, a linear classifier learns sooner.
 
     Returns:
         Network from (B, C, H, W) to (B, width).
@@ -236,7 +219,6 @@ def residual_features(
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        *([nn.BatchNorm1d(width, momentum=momentum, affine=False)] if standardize else []),
         *([L2Normalize()] if normalize else []),
     )
 

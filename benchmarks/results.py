@@ -51,7 +51,7 @@ class Experiment(NamedTuple):
 
 FAST, PUBLISHED = "--recipe fast", "--recipe published"
 # A network that was trained on 1500 x 1500, where digits are as large.
-START = "{work}/mnist-1500-fast-{seed}/weights_014.safetensors"
+START = "{work}/mnist-1500-fast-{seed}/weights_029.safetensors"
 # The most important first.
 EXPERIMENTS = {
     "mnist-1500": Experiment(

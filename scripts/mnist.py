@@ -24,14 +24,7 @@ if TYPE_CHECKING:
 SMALLEST_PATCH = 13
 # What a recipe changes of the defaults of this script, besides those that scripts share.
 RECIPES: dict[str, dict[str, object]] = {
-    "fast": {
-        "attention": "halved",
-        "features": "residual",
-        "classifier": "votes",
-        "epochs": 15,
-        "attention_epochs": 8,
-        "weight_decay": 0.1,
-    },
+    "fast": {"attention": "halved", "features": "residual"},
 }
 # Beyond this many pixels a side, pictures are drawn on the small view.
 LARGEST_DRAWN = 4000
@@ -53,22 +46,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--attention",
         choices=("published", "halved"),
         default="published",
-        help="attention network: that of 2019, or one that is strided, wider, normalised and "
-        "sees more",
+        help="attention network: that of 2019, or one that is strided, wider and sees more, in "
+        "less time",
     )
     parser.add_argument(
         "--features",
         choices=("published", "residual"),
         default="published",
         help="feature network: that of 2019, which sees 13 x 13 pixels of a patch at once, or a "
-        "residual one, which sees 39 x 39, is standardised and takes half the time",
-    )
-    parser.add_argument(
-        "--classifier",
-        choices=("linear", "votes"),
-        default="linear",
-        help="what decides: a linear layer on the mean of the features, as in 2019, or the count "
-        "of what patches vote for, where those without a digit abstain",
+        "residual one, which sees 39 x 39 and takes half the time",
     )
     parser.add_argument(
         "--start",
@@ -124,7 +110,6 @@ def build_model(args: argparse.Namespace, n_classes: int, channels: int = 1) -> 
     from ats.networks import halved_attention, residual_features
     from ats.nn import Classifier, glorot_uniform_
     from ats.training.build import sampling_arguments
-    from ats.votes import Votes, VotingClassifier
 
     small = args.features == "published"
     if small and min(args.patch_size) < SMALLEST_PATCH:
@@ -133,29 +118,15 @@ def build_model(args: argparse.Namespace, n_classes: int, channels: int = 1) -> 
             "pixels, which the convolutions of the feature network take away; or take "
             "--features residual"
         )
+    width = 32 if small else 64
     attention = published_attention if args.attention == "published" else halved_attention
-    votes = args.classifier == "votes"
-    if small:
-        width, features = 32, published_features(channels)
-    else:
-        width = 64
-        features = residual_features(
-            channels, width, (2, 2, 2), standardize=True, normalize=not votes
-        )
-    scale = args.feature_scale or None
-    if votes:
-        features.append(Votes(width, n_classes, scale=scale))
     sampling = AttentionSampling(
         attention(channels),
-        features,
+        published_features(channels) if small else residual_features(channels, width, (2, 2, 2)),
         smoothing=1e-5,
         **sampling_arguments(args),
     )
-    model = (
-        VotingClassifier(sampling, n_classes, scale=scale)
-        if votes
-        else Classifier(sampling, width, n_classes, scale=scale)
-    )
+    model = Classifier(sampling, width, n_classes, scale=args.feature_scale or None)
     glorot_uniform_(model)
     return model
 

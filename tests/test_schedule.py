@@ -8,11 +8,9 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 from programs import make_digits, rows, run
-from safetensors.torch import load_file
 
-from ats.training.schedule import attention_rate_factor, learning_rate_factor
+from ats.training.schedule import learning_rate_factor
 
 SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8")
 COSINE = ("--schedule", "cosine", "--warmup", "0.5")
@@ -66,26 +64,3 @@ def test_its_length_cannot_change(data: Path, whole: Path) -> None:
     longer = run("mnist.py", data, whole, *SMALL, *COSINE, "--epochs", "4", "--resume", check=False)
     assert longer.returncode == 2
     assert "made with other parameters (epochs: 3 then, 4 now)" in longer.stderr
-
-
-def test_the_attention_may_stop_earlier() -> None:
-    args = argparse.Namespace(
-        schedule="cosine", warmup=1.0, epochs=9, attention_epochs=5, decrease_lr_at=math.inf
-    )
-    assert attention_rate_factor(args, 0.5) == pytest.approx(0.5)
-    assert attention_rate_factor(args, 3.0) == pytest.approx(0.5)
-    assert attention_rate_factor(args, 5.0) == pytest.approx(0.0)
-    assert attention_rate_factor(args, 8.0) == pytest.approx(0.0)
-    assert learning_rate_factor(args, 5.0) == pytest.approx(0.5)
-    args.attention_epochs = None
-    assert attention_rate_factor(args, 3.0) == learning_rate_factor(args, 3.0) > 0.5
-
-
-def test_an_attention_that_has_stopped_stays_as_it_is(data: Path, tmp_path: Path) -> None:
-    run("mnist.py", data, tmp_path, *SMALL, "--epochs", "3", "--attention_epochs", "1")
-    first, last = (load_file(tmp_path / f"weights_00{epoch}.safetensors") for epoch in (0, 2))
-    for name, value in first.items():
-        same = torch.equal(value, last[name])
-        assert same == name.startswith("sampling.attention."), name
-    # The table has the rate of all else.
-    assert [float(row["learning_rate"]) for row in rows(tmp_path / "history.csv")] == [0.001] * 3

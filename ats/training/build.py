@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ats import sampling
 from ats.affine import RandomAffine
 from ats.images import Images
-from ats.nn import Classifier
 from ats.prior import local_contrast
 
 Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tuple[Tensor, Images]]
@@ -74,35 +73,15 @@ def start_as_keras(optimizer: torch.optim.Adam) -> None:
             }
 
 
-def parameter_groups(model: Classifier, weight_decay: float) -> list[dict[str, Any]]:
-    """All parameters, in groups for an optimizer.
-
-    The attention comes first, which may have a learning rate of its own. It does not decay, since
-    smaller logits are another attention; nor do biases. Other kernels do: features are normalised
-    by what follows them.
-    """
-    attention = list(model.sampling.attention.parameters())
-    own = {id(parameter) for parameter in attention}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in own]
-    groups: list[dict[str, Any]] = [
-        {"params": attention, "attention": True},
-        {"params": [p for p in others if p.dim() < 2]},
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
-    ]
-    return [group for group in groups if group["params"]]
-
-
 def make_optimizer(
     args: argparse.Namespace,
-) -> Callable[[Iterable[Any]], Optimizer]:
-    """The optimizer that the arguments name, of given parameters or groups of them."""
+) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """The optimizer that the arguments name, of given parameters."""
 
-    def make(parameters: Iterable[Any]) -> Optimizer:
+    def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
         if args.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=args.lr, momentum=args.momentum)
-        kind = torch.optim.AdamW if args.weight_decay else torch.optim.Adam
-        # What decays says so in its group.
-        optimizer = kind(parameters, lr=args.lr, weight_decay=0.0)
+        optimizer = torch.optim.Adam(parameters, lr=args.lr)
         if args.recipe == "published":
             start_as_keras(optimizer)
         return optimizer

@@ -140,7 +140,7 @@ class History(lightning.Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {name: metrics[name] for name in self.columns if name in metrics}
         row["epoch"] = trainer.current_epoch
-        row["learning_rate"] = trainer.optimizers[0].param_groups[-1]["lr"]
+        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = round(self._seconds, 3)
         row["images_per_second"] = round(self.images_per_epoch / max(self._seconds, 1e-9), 3)
         self.rows.append(row)

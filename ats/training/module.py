@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ats.ahead import Drawn
@@ -14,7 +14,7 @@ from ats.entropy import entropy
 from ats.nn import AttentionSamplingOutput, Classifier
 from ats.training.averaged import Averaged
 from ats.training.batches import image_generators
-from ats.training.build import Augmentation, parameter_groups
+from ats.training.build import Augmentation
 from ats.training.guide import guide_loss
 from ats.training.pointing import offsets_of_positions
 from ats.training.tasks import cross_entropy, wrong_class
@@ -32,17 +32,15 @@ class TrainingModule(lightning.LightningModule):
 
     Args:
         model: the network, a plain module that can be used without this one.
-        optimizer: makes an optimizer of groups of parameters.
+        optimizer: makes an optimizer of the parameters.
         regularizer_strength: factor of the entropy; keeps attention from collapsing early.
         seed: of the draws of positions.
         class_weights: (n_classes) weights of the training loss, all 1 if None. It is the mean
             of weighted terms, not divided by the weights of a batch, so that it does not depend on
             how a batch is cut up.
         attention_decay: factor of the sum of squares of the attention network's kernels.
-        weight_decay: of all other kernels, see :func:`ats.training.build.parameter_groups`.
         learning_rate_factor: on the optimizer's learning rate, of the epochs that are over, with
             the part of the one that is not.
-        attention_rate_factor: the same for the attention network; as for all else if None.
         augment: change of the training images.
         loss: of a single image, by default for one of several classes.
         error: of a single image, the measure to follow.
@@ -56,14 +54,12 @@ class TrainingModule(lightning.LightningModule):
         self,
         model: Classifier,
         *,
-        optimizer: Callable[[Iterable[Any]], Optimizer],
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         regularizer_strength: float,
         seed: int,
         class_weights: Tensor | None = None,
         attention_decay: float = 0.0,
-        weight_decay: float = 0.0,
         learning_rate_factor: Callable[[float], float] | None = None,
-        attention_rate_factor: Callable[[float], float] | None = None,
         augment: Augmentation | None = None,
         loss: Loss = cross_entropy,
         error: Error = wrong_class,
@@ -77,9 +73,7 @@ class TrainingModule(lightning.LightningModule):
         self.regularizer_strength = regularizer_strength
         self.seed = seed
         self.attention_decay = attention_decay
-        self.weight_decay = weight_decay
         self.learning_rate_factor = learning_rate_factor
-        self.attention_rate_factor = attention_rate_factor or learning_rate_factor
         self.augment = augment
         self.loss = loss
         self.error = error
@@ -143,20 +137,19 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate, from nothing but the place in the run."""
-        if self.learning_rate_factor is None or self.attention_rate_factor is None:
+        if self.learning_rate_factor is None:
             return
         # Counted in steps, of which the middle is taken: the same on any number of devices, and
         # neither nothing at the start of a warm-up nor already that of the next epoch.
         per_step = self.trainer.accumulate_grad_batches
         steps = int(self.trainer.num_training_batches) // per_step
-        epoch = self.current_epoch + (batch_idx // per_step + 0.5) / steps
-        factor = self.learning_rate_factor(epoch)
-        attention = self.attention_rate_factor(epoch)
+        factor = self.learning_rate_factor(
+            self.current_epoch + (batch_idx // per_step + 0.5) / steps
+        )
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
-                own = attention if group.get("attention") else factor
-                group["lr"] = group["initial_lr"] * own
+                group["lr"] = group["initial_lr"] * factor
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The ``loss`` of a batch, its ``logits`` and what was ``seen``."""
@@ -169,7 +162,7 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for everything."""
-        return self.make_optimizer(parameter_groups(self.model, self.weight_decay))
+        return self.make_optimizer(self.model.parameters())
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Any]]:
         batch, generators = self._inputs(batch)

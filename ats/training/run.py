@@ -33,7 +33,7 @@ from ats.training.folder import claim, open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
 from ats.training.pictures import Pictures, class_and_truth, predict
-from ats.training.schedule import attention_rate_factor, learning_rate_factor
+from ats.training.schedule import learning_rate_factor
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -100,11 +100,9 @@ def fit(
             model,
             optimizer=make_optimizer(args),
             regularizer_strength=args.regularizer_strength,
-            weight_decay=args.weight_decay,
             seed=args.seed,
             average=args.average,
             learning_rate_factor=partial(learning_rate_factor, args),
-            attention_rate_factor=partial(attention_rate_factor, args),
             augment=augmentation(args, augment),
             **objective,
         )

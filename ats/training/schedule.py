@@ -19,33 +19,10 @@ def learning_rate_factor(args: argparse.Namespace, epoch: float) -> float:
         Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, without
         the restarts.
     """
-    factor = _warm(args, epoch)
+    factor = min(1.0, epoch / args.warmup) if args.warmup else 1.0
     if args.schedule == "cosine":
-        factor *= _cosine(args, epoch, args.epochs)
+        over = max(epoch - args.warmup, 0) / max(args.epochs - args.warmup, 1e-9)
+        factor *= (1 + math.cos(math.pi * min(over, 1.0))) / 2
     if epoch >= getattr(args, "decrease_lr_at", math.inf):
         factor *= 0.1
     return factor
-
-
-def attention_rate_factor(args: argparse.Namespace, epoch: float) -> float:
-    """Factor on the learning rate of the attention network.
-
-    That of all else, unless ``attention_epochs`` is given: then it falls to nothing along half a
-    cosine over these, and the attention stays as it is.
-
-    Args:
-        args: as of :func:`learning_rate_factor`.
-        epoch: as there.
-    """
-    if args.attention_epochs is None:
-        return learning_rate_factor(args, epoch)
-    return _warm(args, epoch) * _cosine(args, epoch, args.attention_epochs)
-
-
-def _warm(args: argparse.Namespace, epoch: float) -> float:
-    return min(1.0, epoch / args.warmup) if args.warmup else 1.0
-
-
-def _cosine(args: argparse.Namespace, epoch: float, epochs: int) -> float:
-    over = max(epoch - args.warmup, 0) / max(epochs - args.warmup, 1e-9)
-    return (1 + math.cos(math.pi * min(over, 1.0))) / 2
