@@ -26,6 +26,7 @@ from ats.nn import (
 from ats.patches import extract_patches
 from ats.prior import local_contrast
 from ats.sampling import Sample, expectation, sample
+from ats.votes import Votes, VotingClassifier
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,8 @@ __all__ = [
     "SampleSoftmax",
     "SparseImages",
     "TensorImages",
+    "Votes",
+    "VotingClassifier",
     "as_images",
     "entropy",
     "exact_expectation",

@@ -180,6 +180,7 @@ def residual_features(
     *,
     momentum: float = 0.1,
     normalize: bool = True,
+    standardize: bool = False,
 ) -> nn.Sequential:
     """Features of length 1 from a pre-activation residual network.
 
@@ -194,6 +195,9 @@ def residual_features(
             0.01. Since they begin at a variance of 1, a network is then evaluated with useless
             statistics for its first hundreds of steps.
         normalize: to length 1; else features are as long as what they found is plain.
+        standardize: bring each feature to mean 0 and variance 1 over the patches of a batch first.
+            Means of what a ReLU lets through are positive all over, and point in one direction
+            whatever the patches show; without what they share, a linear classifier learns sooner.
 
     Returns:
         Network from (B, C, H, W) to (B, width).
@@ -219,6 +223,7 @@ def residual_features(
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
+        *([nn.BatchNorm1d(width, momentum=momentum, affine=False)] if standardize else []),
         *([L2Normalize()] if normalize else []),
     )
 

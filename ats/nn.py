@@ -417,9 +417,9 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.sampling = sampling
-        self.normalize = L2Normalize() if normalize else nn.Identity()
+        self.normalize: nn.Module = L2Normalize() if normalize else nn.Identity()
         self.scale = None if scale is None else nn.Parameter(torch.tensor(float(scale)))
-        self.linear = nn.Linear(n_features, n_classes)
+        self.linear: nn.Module = nn.Linear(n_features, n_classes)
 
     def forward(
         self,

@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     "nn": ({"sampling", "geometry", "images", "prior", "ahead"}, TORCH),
     "exact": ({"geometry", "images", "nn"}, TORCH),
     "nested": ({"sampling", "images", "nn"}, TORCH),
+    "votes": ({"nn"}, TORCH),
     "networks": ({"nn"}, TORCH),
     "transforms": ({"nn", "images"}, TORCH),
     "affine": ({"nn", "images", "transforms"}, TORCH),
@@ -36,7 +37,7 @@ ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     "cli": (None, None),
     "api": (None, None),
     "__main__": ({"cli"}, set()),
-    "__init__": ({*MATHEMATICS, "images", "ahead", "nn", "exact", "nested"}, set()),
+    "__init__": ({*MATHEMATICS, "images", "ahead", "nn", "exact", "nested", "votes"}, set()),
 }
 
 # What `import ats` must do without.

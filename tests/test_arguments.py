@@ -7,11 +7,13 @@ import pytest
 import torch
 from programs import load
 
+from ats.nn import Classifier
 from ats.prior import local_contrast
 from ats.sampling import Published, Systematic
 from ats.training.arguments import add_training_arguments, parse_with_recipe
-from ats.training.build import make_optimizer, sampling_arguments
+from ats.training.build import make_optimizer, parameter_groups, sampling_arguments
 from ats.training.run import resolve_accelerator
+from ats.votes import VotingClassifier
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +50,33 @@ def test_the_fast_recipe(script: SimpleNamespace) -> None:
     assert (args.batch_size, args.epochs, args.lr) == (8, 30, 0.001)
     assert (args.schedule, args.warmup, args.average) == ("cosine", 0.5, 0.998)
     assert args.augment == "affine"
+    assert args.weight_decay == 0.1
     assert sampling_arguments(args)["design"] == Systematic(centred=True)
     assert script.parse(["data", "out", "--recipe", "fast", "--epochs", "7"]).epochs == 7
     model = script.build_model(args, 10)
     assert model.sampling.attend(torch.rand(2, 1, 31, 40)).shape == (2, 16, 20)
-    assert model.sampling.feature(torch.rand(3, 1, 9, 50)).shape == (3, 64)
-    assert args.attention == "halved"
-    given = ["--attention", "published", "--features", "published"]
+    # A vote for each class, and for none.
+    assert model.sampling.feature(torch.rand(3, 1, 9, 50)).shape == (3, 11)
+    assert isinstance(model, VotingClassifier)
+    assert (args.attention, args.classifier) == ("halved", "votes")
+    given = ["--attention", "published", "--features", "published", "--classifier", "linear"]
     model = script.build_model(script.parse(["data", "out", "--recipe", "fast", *given]), 10)
     assert model.sampling.attend(torch.rand(2, 1, 31, 40)).shape == (2, 31, 40)
     assert model.sampling.feature(torch.rand(3, 1, 50, 50)).shape == (3, 32)
+    assert not isinstance(model, VotingClassifier)
+
+
+@pytest.mark.parametrize("features", ["published", "residual"])
+@pytest.mark.parametrize("scale", ["0", "10"])
+def test_classifiers_by_name(script: SimpleNamespace, features: str, scale: str) -> None:
+    given = ["--features", features, "--feature_scale", scale]
+    low, high = torch.rand(2, 1, 20, 20), torch.rand(2, 1, 100, 100)
+    for classifier, kind in (("linear", Classifier), ("votes", VotingClassifier)):
+        args = script.parse(["data", "out", *given, "--classifier", classifier])
+        model = script.build_model(args, 10)
+        assert type(model) is kind
+        assert (model.scale is None) == (scale == "0")
+        assert model(low, high)[0].shape == (2, 10)
 
 
 def test_a_script_has_the_last_word_on_a_recipe() -> None:
@@ -84,6 +103,29 @@ def test_first_step_of_adam(script: SimpleNamespace, recipe: str, length: float)
     optimizer.step()
     # Keras: lr sqrt(1 - b2^2) / (1 - b1^2) m / sqrt(v) with m = (1 - b1) g, v = (1 - b2) g^2.
     assert float(weight.detach()) == pytest.approx(-0.5 * length, rel=1e-3)
+
+
+def test_decay_is_of_kernels_and_not_of_the_attention(
+    script: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = script.parse(["data", "out", "--recipe", "fast", "--lr", "0.5"])
+    model = script.build_model(args, 10)
+    optimizer = make_optimizer(args)(parameter_groups(model, args.weight_decay))
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        shrinks = parameter.dim() > 1 and "attention" not in name
+        # Decoupled: without any gradient, by the decay times the learning rate.
+        wanted = 1 - 0.1 * 0.5 if shrinks else 1.0
+        torch.testing.assert_close(parameter, torch.full_like(parameter, wanted))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
+        list(model.parameters())
+    )
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", "--weight_decay", "0.1", "--optimizer", "sgd"])
+    assert "--weight_decay needs --optimizer adam, not sgd" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

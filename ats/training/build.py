@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ats import sampling
 from ats.affine import RandomAffine
 from ats.images import Images
+from ats.nn import Classifier
 from ats.prior import local_contrast
 
 Augmentation = Callable[[Tensor, Images | Tensor, Sequence[torch.Generator]], tuple[Tensor, Images]]
@@ -73,15 +74,36 @@ def start_as_keras(optimizer: torch.optim.Adam) -> None:
             }
 
 
+def parameter_groups(model: Classifier, weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters, in groups for an optimizer.
+
+    Kernels of the attention do not decay, since smaller logits are another attention; nor do
+    biases. Other kernels do: features are normalised by what follows them.
+    """
+    attention = {id(parameter) for parameter in model.sampling.attention.parameters()}
+    decay: list[nn.Parameter] = []
+    keep: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        decays = parameter.dim() > 1 and id(parameter) not in attention
+        (decay if decays else keep).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": keep},
+        {"params": decay, "weight_decay": weight_decay},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 def make_optimizer(
     args: argparse.Namespace,
-) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    """The optimizer that the arguments name, of given parameters."""
+) -> Callable[[Iterable[Any]], Optimizer]:
+    """The optimizer that the arguments name, of given parameters or groups of them."""
 
-    def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def make(parameters: Iterable[Any]) -> Optimizer:
         if args.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=args.lr, momentum=args.momentum)
-        optimizer = torch.optim.Adam(parameters, lr=args.lr)
+        kind = torch.optim.AdamW if args.weight_decay else torch.optim.Adam
+        # What decays says so in its group.
+        optimizer = kind(parameters, lr=args.lr, weight_decay=0.0)
         if args.recipe == "published":
             start_as_keras(optimizer)
         return optimizer

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ats.ahead import Drawn
@@ -14,7 +14,7 @@ from ats.entropy import entropy
 from ats.nn import AttentionSamplingOutput, Classifier
 from ats.training.averaged import Averaged
 from ats.training.batches import image_generators
-from ats.training.build import Augmentation
+from ats.training.build import Augmentation, parameter_groups
 from ats.training.guide import guide_loss
 from ats.training.pointing import offsets_of_positions
 from ats.training.tasks import cross_entropy, wrong_class
@@ -32,13 +32,14 @@ class TrainingModule(lightning.LightningModule):
 
     Args:
         model: the network, a plain module that can be used without this one.
-        optimizer: makes an optimizer of the parameters.
+        optimizer: makes an optimizer of groups of parameters.
         regularizer_strength: factor of the entropy; keeps attention from collapsing early.
         seed: of the draws of positions.
         class_weights: (n_classes) weights of the training loss, all 1 if None. It is the mean
             of weighted terms, not divided by the weights of a batch, so that it does not depend on
             how a batch is cut up.
         attention_decay: factor of the sum of squares of the attention network's kernels.
+        weight_decay: of all other kernels, see :func:`ats.training.build.parameter_groups`.
         learning_rate_factor: on the optimizer's learning rate, of the epochs that are over, with
             the part of the one that is not.
         augment: change of the training images.
@@ -54,11 +55,12 @@ class TrainingModule(lightning.LightningModule):
         self,
         model: Classifier,
         *,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[Any]], Optimizer],
         regularizer_strength: float,
         seed: int,
         class_weights: Tensor | None = None,
         attention_decay: float = 0.0,
+        weight_decay: float = 0.0,
         learning_rate_factor: Callable[[float], float] | None = None,
         augment: Augmentation | None = None,
         loss: Loss = cross_entropy,
@@ -73,6 +75,7 @@ class TrainingModule(lightning.LightningModule):
         self.regularizer_strength = regularizer_strength
         self.seed = seed
         self.attention_decay = attention_decay
+        self.weight_decay = weight_decay
         self.learning_rate_factor = learning_rate_factor
         self.augment = augment
         self.loss = loss
@@ -162,7 +165,7 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for everything."""
-        return self.make_optimizer(self.model.parameters())
+        return self.make_optimizer(parameter_groups(self.model, self.weight_decay))
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Any]]:
         batch, generators = self._inputs(batch)

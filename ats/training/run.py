@@ -100,6 +100,7 @@ def fit(
             model,
             optimizer=make_optimizer(args),
             regularizer_strength=args.regularizer_strength,
+            weight_decay=args.weight_decay,
             seed=args.seed,
             average=args.average,
             learning_rate_factor=partial(learning_rate_factor, args),
