@@ -24,14 +24,20 @@ class TurnedImages(DerivedImages):
         images: a tensor (B, C, H, W) or :class:`ats.Images`, left as they are.
         seeds: of what is drawn for each image.
         transform: says how much.
+        matrices: of the patches, if they were drawn already; see :meth:`RandomAffine.matrices`.
     """
 
     def __init__(
-        self, images: Images | Tensor, seeds: Sequence[int], transform: "RandomAffine"
+        self,
+        images: Images | Tensor,
+        seeds: Sequence[int],
+        transform: "RandomAffine",
+        matrices: Tensor | None = None,
     ) -> None:
         super().__init__(images)
         self.seeds = list(seeds)
         self.transform = transform
+        self.matrices = matrices
 
     def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
         """Patches (B, N, C, h, w), floating point, unsigned integers scaled to [0, 1]."""
@@ -41,11 +47,13 @@ class TurnedImages(DerivedImages):
             max(math.ceil((far - extent) / 2), 0) for far, extent in zip(reach, size, strict=True)
         ]
         wide = [extent + 2 * margin for extent, margin in zip(size, margins, strict=True)]
-        corners = offsets - torch.tensor(margins, device=offsets.device)
-        pixels = unit_float(self.images.patches(corners, wide))
-        matrices = torch.stack(
-            [self.transform.matrices(seed, offsets.shape[1]) for seed in self.seeds]
+        corners = torch.stack(
+            [offsets[..., axis] - margin for axis, margin in enumerate(margins)], -1
         )
+        pixels = unit_float(self.images.patches(corners, wide))
+        matrices = self.matrices
+        if matrices is None:
+            matrices = self.transform.matrices(self.seeds, offsets.shape[1])
         return turned(pixels, matrices, size)
 
 
@@ -69,7 +77,7 @@ def turned(pixels: Tensor, matrices: Tensor, size: Sequence[int]) -> Tensor:
         torch.arange(extent, device=pixels.device, dtype=pixels.dtype) - (extent - 1) / 2
         for extent in size
     )
-    flat = matrices.to(pixels).flatten(0, 1)
+    flat = matrices.to(pixels.device, pixels.dtype, non_blocking=True).flatten(0, 1)
     places = [
         (flat[:, axis, 0, None] * rows).unsqueeze(2) / half[axis]
         + (flat[:, axis, 1, None] * columns).unsqueeze(1) / half[axis]
@@ -133,19 +141,20 @@ class RandomAffine:
         seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in generators]
         return x_low, TurnedImages(images, seeds, self)
 
-    def matrices(self, seed: int, count: int) -> Tensor:
-        """A (count, 2, 2) float64 of the patches of an image, see :class:`TurnedImages`."""
-        generator = torch.Generator().manual_seed(seed)
-        numbers = 2 * torch.rand(count, 3, generator=generator, dtype=torch.float64) - 1
-        angle = numbers[:, 0] * math.radians(self.degrees)
+    def matrices(self, seeds: Sequence[int], count: int) -> Tensor:
+        """A (B, count, 2, 2) float64 of the patches of each image, see :class:`TurnedImages`."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        drawn = [torch.rand(count, 3, generator=g, dtype=torch.float64) for g in generators]
+        turn, stretch, slant = (2 * torch.stack(drawn) - 1).unbind(-1)
+        angle = turn * math.radians(self.degrees)
         low, high = (math.log(bound) for bound in self.scale)
         # What is shown larger is read from a smaller part of the image.
-        size = torch.exp(-(low + high) / 2 - numbers[:, 1] * (high - low) / 2)
+        size = torch.exp(-(low + high) / 2 - stretch * (high - low) / 2)
         cos, sin = angle.cos() * size, angle.sin() * size
-        shear = numbers[:, 2] * self.shear
+        shear = slant * self.shear
         # Sheared along the columns, then rotated; row before column.
-        rows = [torch.stack([shear * sin + cos, sin], 1), torch.stack([shear * cos - sin, cos], 1)]
-        return torch.stack(rows, 1)
+        entries = [shear * sin + cos, sin, shear * cos - sin, cos]
+        return torch.stack(entries, -1).reshape(*turn.shape, 2, 2)
 
     def reach(self, size: Sequence[int]) -> tuple[float, float]:
         """Rows and columns of the image that a patch of so many can show."""

@@ -1,5 +1,6 @@
 """From positions in an attention map to offsets in pixels of the full-resolution image."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -122,5 +123,14 @@ def _extents(name: str, shape: Shape, batch: int, dim: int, like: Tensor) -> Ten
         )
     if min(shape) < 1:
         raise ValueError(f"{name}={tuple(shape)} must be positive in every dimension")
-    extents = torch.tensor(list(shape), dtype=torch.float32)
-    return extents.to(like.device, non_blocking=True).reshape(1, 1, dim)
+    # What is kept must be a real tensor, and not one that stands for it while a program is traced.
+    on_gpu = like.device.type == "cuda" and not torch.compiler.is_compiling()
+    return (_kept if on_gpu else _extents_on)(tuple(shape), like.device)
+
+
+def _extents_on(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    extents = torch.tensor(shape, dtype=torch.float32)
+    return extents.to(device, non_blocking=True).reshape(1, 1, -1)
+
+
+_kept = functools.lru_cache(maxsize=256)(_extents_on)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ats.images import Images, as_images
 from ats.images.regions import RegionImages
 from ats.nn import AttentionSampling, AttentionSamplingOutput, Expectation, unit_float
-from ats.sampling import Generators
+from ats.sampling import Generators, Uniforms
 
 
 class NestedSamplingOutput(NamedTuple):
@@ -133,4 +133,6 @@ def _for_regions(generator: Generators, n_regions: int) -> Generators:
     """An image's generator for each of its regions, which draw from it one after another."""
     if generator is None or isinstance(generator, torch.Generator):
         return generator
+    if isinstance(generator, Uniforms):
+        raise ValueError("generator must draw anew for each region; give generators, not numbers")
     return [own for own in generator for _ in range(n_regions)]

@@ -1,10 +1,15 @@
 """From offsets to patches of a dense tensor."""
 
+import functools
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+Reader = Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]
 
 # Types of the same width that torch can index; their bits are not looked at.
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -34,9 +39,10 @@ def extract_patches(image: Tensor, offsets: Tensor, patch_size: Sequence[int]) -
     """
     size = check_patch_request(offsets, patch_size, batch=image.shape[0], dim=image.dim() - 2)
     offsets = offsets.to(image.device)
-    if image.device.type == "cpu" and not image.requires_grad and not _tracing():
-        return with_bits_as(_copy(as_signed(image), offsets.long(), size), image.dtype)
-    return with_bits_as(_gather(as_signed(image), offsets, size), image.dtype)
+    read: Reader = _gather
+    if not image.requires_grad and not torch.compiler.is_compiling():
+        read = _reader(image) or _gather
+    return with_bits_as(read(as_signed(image), offsets.long(), size), image.dtype)
 
 
 def as_signed(pixels: Tensor) -> Tensor:
@@ -74,8 +80,44 @@ def check_patch_request(
     return size
 
 
-def _tracing() -> bool:
-    return torch.compiler.is_compiling()
+def _reader(image: Tensor) -> Reader | None:
+    """What reads patches of such an image fastest, without a gradient."""
+    if image.device.type == "cpu":
+        return _copy
+    kernels = fused_kernels(image)
+    return None if kernels is None else kernels.copy_patches
+
+
+def fused_kernels(pixels: Tensor) -> ModuleType | None:
+    """The module :mod:`ats.fused`, if it can read such pixels and works where they are."""
+    if pixels.device.type != "cuda" or pixels.element_size() > 8 or pixels.requires_grad:
+        return None
+    return _kernels_on(pixels.device)
+
+
+@functools.cache
+def _kernels_on(device: torch.device) -> ModuleType | None:
+    """The kernels once one has run, None where it cannot.
+
+    Triton comes with torch for CUDA, but it asks the system for a C compiler.
+    """
+    try:
+        from ats import fused
+
+        fused.copy_patches(
+            torch.zeros(1, 1, 1, device=device),
+            torch.zeros(1, 1, 1, dtype=torch.int64, device=device),
+            (1,),
+        )
+    except Exception as error:
+        # Whatever an import, a compiler or a driver raises: there is another way.
+        warnings.warn(
+            f"patches are read in several passes in place of one, as Triton does not work here: "
+            f"{error}; it needs the triton package and a C compiler",
+            stacklevel=2,
+        )
+        return None
+    return fused
 
 
 def _copy(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tensor:

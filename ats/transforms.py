@@ -67,8 +67,8 @@ class ChangedImages(DerivedImages):
 
     def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
         """Patches (B, N, C, \\*size), floating point, unsigned integers scaled to [0, 1]."""
-        offsets = offsets.to(self.change.pan.device)
-        pan = self.change.pan.unsqueeze(1)
+        # A GPU is not waited for.
+        pan = self.change.pan.to(offsets.device, non_blocking=True).unsqueeze(1)
         patches = unit_float(self.images.patches(offsets - pan, size))
         changed = _adjust(patches, self.change.gain, self.change.bias)
         inside = self._inside(offsets, pan, size).to(patches.device)
@@ -76,7 +76,7 @@ class ChangedImages(DerivedImages):
 
     def _inside(self, offsets: Tensor, pan: Tensor, size: Sequence[int]) -> Tensor:
         """Whether a pixel lies in the canvas and shows the image: (B, N, \\*size)."""
-        shapes = self.shapes.to(offsets.device)
+        shapes = self.shapes.to(offsets.device, non_blocking=True)
         first = pan.clamp_min(0)
         last = torch.minimum(shapes.unsqueeze(1), shapes.unsqueeze(1) + pan)
         inside = torch.ones((), dtype=torch.bool, device=offsets.device)
@@ -155,8 +155,8 @@ class RandomChange:
         ]
         gain, bias, pan, pan_low = zip(*drawn, strict=True)
         change = Change(
-            torch.tensor(gain, device=x_low.device),
-            torch.tensor(bias, device=x_low.device),
+            torch.tensor(gain).to(x_low.device, non_blocking=True),
+            torch.tensor(bias).to(x_low.device, non_blocking=True),
             torch.tensor(pan),
             torch.tensor(pan_low),
         )

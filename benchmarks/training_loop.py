@@ -3,8 +3,9 @@
 
 ``scripts/mnist.py`` on Megapixel MNIST of 1500x1500 pixels made of the embedded digits: images a
 second of its epochs, as it reports them, over those of bare steps (forward, loss, backward,
-clipping, Adam) on the same images, which are in memory already. After every epoch of the one come
-as many steps of the other, in one process; ratios are medians over epochs, without the first one.
+clipping, Adam; on a GPU captured, as in training) on the same images, which are in memory already.
+After every epoch of the one come as many steps of the other, in one process; ratios are medians
+over epochs, without the first one.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from typing import Any
 import lightning
 import torch
 from image_size import SCRIPT, non_zeros
-from torch.nn import functional as F
 from turns import median_ratio
 
 import ats
@@ -30,7 +30,9 @@ from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
 from ats.training.batches import EpochBatches, default_micro_batch, image_generators
 from ats.training.build import make_optimizer
+from ats.training.captured import CapturedStep
 from ats.training.history import read_history
+from ats.training.module import TrainingModule
 from ats.training.run import fit
 
 WANTED = {"cpu": 0.95, "cuda": 0.90}
@@ -44,9 +46,13 @@ class BareSteps(lightning.Callback):
     """
 
     def __init__(self, model: ats.Classifier, data: MegapixelMNIST, args: Any, device: str) -> None:
-        self.model = model
         model.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(args)(self.model.parameters())
+        make = make_optimizer(args)
+        self.module = TrainingModule(
+            model, optimizer=make, regularizer_strength=args.regularizer_strength, seed=args.seed
+        )
+        self.captured = CapturedStep(model, self.module._terms) if device == "cuda" else None
+        self.optimizer = make(model.parameters())
         self.args = args
         micro = default_micro_batch(args.batch_size, 1, device)
         self.per_step = args.batch_size // micro
@@ -72,15 +78,15 @@ class BareSteps(lightning.Callback):
         """Take the steps."""
         self._wait()
         start = time.perf_counter()
-        self.model.train()
+        self.module.train()
         for number, batch in enumerate(self.batches, 1):
             generators = image_generators(self.args.seed, 0, batch.index.tolist())
-            logits, seen = self.model(batch.x_low, batch.x_high, generator=generators)
-            entropy = ats.entropy(seen.attention, eps=1e-6).mean()
-            loss = F.cross_entropy(logits, batch.target) - self.args.regularizer_strength * entropy
-            torch.autograd.backward(loss / self.per_step)
+            terms = self.captured(batch, generators) if self.captured else None
+            if terms is None:
+                terms = self.module._terms(batch, generators)
+            torch.autograd.backward(terms.objective / self.per_step)
             if number % self.per_step == 0:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clipnorm)
+                torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.args.clipnorm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         self._wait()

@@ -46,6 +46,33 @@ def alternate(
     return {name: values[2:] for name, values in seconds.items()}
 
 
+def alternate_on_gpu(
+    functions: Mapping[str, Callable[[], object]], rounds: int, before: Callable[[], object]
+) -> dict[str, list[float]]:
+    """Seconds that the device takes for each call, see :func:`alternate`.
+
+    Args:
+        functions: to call.
+        rounds: that count.
+        before: what the device does before each of them. If it takes longer than the host takes to
+            call a function, the time is that of the device alone.
+    """
+    import torch
+
+    make: Any = torch.cuda.Event
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(rounds + 2):
+        for name in list(functions)[:: -1 if number % 2 else 1]:
+            start, end = (make(enable_timing=True) for _ in range(2))
+            before()
+            start.record()
+            functions[name]()
+            end.record()
+            torch.cuda.synchronize()
+            seconds[name].append(start.elapsed_time(end) / 1e3)
+    return {name: values[2:] for name, values in seconds.items()}
+
+
 def median_ratio(first: Sequence[float], second: Sequence[float]) -> float:
     """Of the first to the second, round by round: what both suffer from drops out."""
     return statistics.median(own / other for own, other in zip(first, second, strict=True))

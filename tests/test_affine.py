@@ -80,7 +80,7 @@ def test_nothing_is_made_up(size: tuple[int, int]) -> None:
 
 def test_what_is_drawn_lies_within_its_bounds() -> None:
     affine = RandomAffine(degrees=15.0, scale=(0.85, 1.18), shear=0.15)
-    matrices = affine.matrices(3, 5000)
+    matrices = affine.matrices([3], 5000)[0]
     size = torch.linalg.det(matrices).sqrt()
     assert 1 / 1.18 - 1e-9 < float(size.min()) < 0.86
     assert 1.16 < float(size.max()) < 1 / 0.85 + 1e-9
@@ -90,8 +90,11 @@ def test_what_is_drawn_lies_within_its_bounds() -> None:
     shear = (matrices[:, :, 0] * matrices[:, :, 1]).sum(1) / size**2
     assert 0.14 < float(shear.abs().max()) < 0.15 + 1e-9
     assert abs(float(angle.mean())) < 1
-    assert torch.equal(affine.matrices(3, 7), affine.matrices(3, 7))
-    assert not torch.equal(affine.matrices(3, 7), affine.matrices(4, 7))
+    first, again, other = affine.matrices([3, 3, 4], 7)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    # Those of an image do not depend on its batch.
+    assert torch.equal(affine.matrices([4], 7)[0], other)
 
 
 def test_images_do_not_depend_on_their_batch() -> None:

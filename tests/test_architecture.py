@@ -18,6 +18,8 @@ MATHEMATICS = ("sampling", "geometry", "patches", "entropy", "prior")
 # None stands for anything.
 ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     **{part: (set(), TORCH) for part in MATHEMATICS},
+    "patches": ({"fused"}, TORCH),
+    "fused": (set(), {*TORCH, "triton"}),
     # Torch itself needs filelock.
     "files": (set(), {*NUMPY, "filelock"}),
     "threads": (set(), set()),
@@ -53,6 +55,7 @@ OPTIONAL = (
     "tifffile",
     "tiffslide",
     "torchmetrics",
+    "triton",
     "zarr",
 )
 

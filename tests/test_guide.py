@@ -126,7 +126,7 @@ def test_the_guide_turns_the_attention(scenes: Scenes, tmp_path: Path) -> None: 
         optimizer = torch.optim.Adam(training.parameters(), lr=0.05)
         for _ in range(40):
             optimizer.zero_grad()
-            loss, _ = training._step(batch, "train")
+            loss = training.training_step(batch, 0)["loss"]
             loss.backward()
             optimizer.step()
         attention = training.model.sampling.attend(batch.x_low / 255)

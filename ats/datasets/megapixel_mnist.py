@@ -129,11 +129,11 @@ class MegapixelMNIST(Dataset[Batch]):
         return SparseImages(high.indices, high.values, high.indptr, shape)
 
     def _small_views(self, indices: list[int]) -> Tensor:
-        """Small views (B, 1, h, w) float32 in [0, 1]."""
+        """Small views (B, 1, h, w) uint8."""
         low = self._open().low.take(indices)
-        pixels = torch.zeros(len(indices), self.channels, *self.low_shape)
+        pixels = low.values.new_zeros(len(indices), self.channels, *self.low_shape)
         image = torch.repeat_interleave(low.indptr.diff())
-        pixels.flatten(1)[image, low.indices.long()] = low.values / 255
+        pixels.flatten(1)[image, low.indices.long()] = low.values
         return pixels
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ats.patches import as_signed, check_patch_request, with_bits_as
+from ats.patches import as_signed, check_patch_request, fused_kernels, with_bits_as
 
 
 class SparseImages:
@@ -88,10 +88,15 @@ class SparseImages:
     def patches(self, offsets: Tensor, size: Sequence[int]) -> Tensor:
         """Patches (B, N, C, \\*size) on the images' device, of the values' dtype."""
         extents = check_patch_request(offsets, size, batch=len(self), dim=len(self.shape) - 1)
-        # How many non-zeros there are in the patches is known on a CPU at once, on a GPU only after
-        # waiting for it.
-        read = self._by_line if self.values.device.type == "cpu" else self._by_pixel
-        out = read(offsets.to(self.values.device), extents)
+        offsets = offsets.to(self.values.device).long()
+        if (kernels := fused_kernels(self.values)) is not None:
+            arrays = self.indices, as_signed(self.values), self.indptr
+            out = kernels.scatter_patches(*arrays, self.shape, offsets, extents)
+        else:
+            # How many non-zeros there are in the patches is known on a CPU at once, on a GPU only
+            # after waiting for it.
+            read = self._by_line if self.values.device.type == "cpu" else self._by_pixel
+            out = read(offsets, extents)
         out = out.reshape(*offsets.shape[:2], self.channels, *extents)
         return with_bits_as(out, self.values.dtype)
 

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from ats.sampling.checks import check_attention
-from ats.sampling.design import Design, DesignFunction, Generators, importance_weights
+from ats.sampling.design import (
+    Design,
+    DesignFunction,
+    Generators,
+    Uniforms,
+    importance_weights,
+)
 from ats.sampling.replacement import Replacement
 from ats.sampling.runs import Runs
 from ats.sampling.successive import DesRaj, Murthy, Published
@@ -30,6 +36,7 @@ __all__ = [
     "Sample",
     "Systematic",
     "Top",
+    "Uniforms",
     "expectation",
     "importance_weights",
     "resolve_design",

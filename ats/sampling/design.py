@@ -10,8 +10,33 @@ from torch import Generator, Tensor
 
 from ats.sampling.runs import Runs
 
-Generators = Generator | Sequence[Generator] | None
-"""One generator for a whole batch, or one for each of its images, or torch's own."""
+
+class Uniforms:
+    """Numbers that were drawn before, handed out in place of new ones.
+
+    What is captured as a CUDA graph cannot ask the generators of the host.
+
+    Args:
+        numbers: (B, M) float64 in [0, 1), on the device of the attention.
+    """
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers = numbers
+        self._taken = 0
+
+    def take(self, columns: int) -> Tensor:
+        """The next numbers (B, columns)."""
+        first, self._taken = self._taken, self._taken + columns
+        if self._taken > self._numbers.shape[1]:
+            raise ValueError(
+                f"numbers={tuple(self._numbers.shape)} are too few for a draw that takes "
+                f"{self._taken} an image; give as many"
+            )
+        return self._numbers[:, first : self._taken]
+
+
+Generators = Generator | Sequence[Generator] | Uniforms | None
+"""One generator for a whole batch, or one for each of its images, or torch's own, or numbers."""
 
 DesignFunction = Callable[[Tensor, int, Generators], tuple[Tensor, Tensor]]
 """Attention (B, \\*map), N and a generator to indices (B, N) in flat maps and weights (B, N)."""
@@ -99,6 +124,8 @@ def uniform(rows: Tensor, columns: int, generator: Generators) -> Tensor:
     With one generator per image, an image's numbers do not depend on the batch that it is in.
     """
     shape = (rows.shape[0], columns)
+    if isinstance(generator, Uniforms):
+        return generator.take(columns)
     if generator is None:
         return torch.rand(shape, dtype=torch.float64, device=rows.device)
     if isinstance(generator, Generator):

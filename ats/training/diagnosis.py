@@ -12,7 +12,6 @@ from ats.datasets.batch import Batch
 from ats.nn import AttentionSamplingOutput
 from ats.training.advice import advice
 from ats.training.history import Row
-from ats.training.sample_quality import image_sums
 
 
 class Diagnosis(lightning.Callback):
@@ -69,9 +68,7 @@ class Diagnosis(lightning.Callback):
     ) -> None:
         """Add the images of a batch."""
         seen: AttentionSamplingOutput = outputs["seen"]
-        model: Any = pl_module.model
-        repeats = not getattr(model.sampling.sample.design, "distinct", False)
-        self.sums = self.sums + image_sums(seen, repeats=repeats)
+        self.sums = self.sums + outputs["quality"]
         self.targets.append(batch.target)
         self.n_patches = seen.weights.shape[1]
         self.n_outputs = outputs["logits"].shape[1]
@@ -88,7 +85,11 @@ class Diagnosis(lightning.Callback):
             # Devices have equal shares.
             targets = trainer.strategy.all_gather(targets).flatten(0, 1)
         module: Any = pl_module
-        constant = constant_loss(module.loss, targets, module.class_weights, self.n_outputs)
+        weights = module.class_weights
+        # Many small steps, for which a GPU is slow.
+        targets = targets.cpu()
+        weights = None if weights is None else weights.cpu()
+        constant = constant_loss(module.loss, targets, weights, self.n_outputs)
         *means, variance, length = sums
         values = [constant, *(total / len(targets) for total in means)]
         if self.n_patches > 1:

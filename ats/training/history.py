@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning
 import numpy as np
+import torch
 
 from ats.files import atomic_path
 from ats.plots import save_learning_curves
@@ -131,6 +132,9 @@ class History(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Stop the clock."""
+        if pl_module.device.type == "cuda":
+            # The host is ahead of it.
+            torch.cuda.synchronize()
         self._seconds = time.perf_counter() - self._started
 
     def on_train_epoch_end(

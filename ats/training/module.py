@@ -12,11 +12,14 @@ from ats.ahead import Drawn
 from ats.datasets.batch import Batch
 from ats.entropy import entropy
 from ats.nn import AttentionSamplingOutput, Classifier
+from ats.sampling import Generators
 from ats.training.averaged import Averaged
 from ats.training.batches import image_generators
 from ats.training.build import Augmentation, parameter_groups
+from ats.training.captured import CapturedStep, Terms
 from ats.training.guide import guide_loss
 from ats.training.pointing import offsets_of_positions
+from ats.training.sample_quality import image_sums
 from ats.training.tasks import cross_entropy, wrong_class
 from ats.transforms import ChangedImages
 
@@ -81,6 +84,7 @@ class TrainingModule(lightning.LightningModule):
         self.loss = loss
         self.error = error
         self.guide = guide
+        self.captured: CapturedStep | None = None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     @property
@@ -100,9 +104,7 @@ class TrainingModule(lightning.LightningModule):
         """Logits and what was seen; what is random depends on seed, epoch and image alone."""
         return self._look(*self._inputs(batch))
 
-    def _look(
-        self, batch: Batch, generators: list[torch.Generator]
-    ) -> tuple[Tensor, AttentionSamplingOutput]:
+    def _look(self, batch: Batch, generators: Generators) -> tuple[Tensor, AttentionSamplingOutput]:
         model = self.model if self.training else self.kept
         output: tuple[Tensor, AttentionSamplingOutput] = model(
             batch.x_low,
@@ -135,8 +137,15 @@ class TrainingModule(lightning.LightningModule):
             x_low, x_high = self.augment(batch.x_low, batch.x_high, generators)
             batch = batch._replace(x_low=x_low, x_high=x_high)
             if batch.places is not None and isinstance(x_high, ChangedImages):
-                batch = batch._replace(places=batch.places + x_high.change.pan.to(batch.places))
+                pan = x_high.change.pan.to(batch.places, non_blocking=True)
+                batch = batch._replace(places=batch.places + pan)
         return batch, generators
+
+    def on_train_start(self) -> None:
+        """Capture steps where each is one batch of one GPU: gradients are not added up."""
+        alone = self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1
+        if alone and self.device.type == "cuda":
+            self.captured = CapturedStep(self.model, self._terms)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate, from nothing but the place in the run."""
@@ -155,32 +164,55 @@ class TrainingModule(lightning.LightningModule):
                 group["lr"] = group["initial_lr"] * factor
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The ``loss`` of a batch, its ``logits`` and what was ``seen``."""
-        loss, outputs = self._step(batch, "train")
-        return {"loss": loss + self._penalty(outputs["seen"].attention), **outputs}
+        """The ``loss`` of a batch, its ``logits``, what was ``seen``, and sums of its quality."""
+        terms = self._step(batch, "train")
+        return {
+            "loss": terms.objective,
+            "logits": terms.logits,
+            "quality": terms.quality,
+            "seen": terms.seen,
+        }
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Measure loss and error on the test set; ``logits`` and what was ``seen``."""
-        return self._step(batch, "test")[1]
+        terms = self._step(batch, "test")
+        return {"logits": terms.logits, "seen": terms.seen}
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for everything."""
         return self.make_optimizer(parameter_groups(self.model, self.weight_decay))
 
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Any]]:
-        batch, generators = self._inputs(batch)
+    def _terms(self, batch: Batch, generators: Generators) -> Terms:
+        """What a step computes on the device, without waiting for it."""
         logits, seen = self._look(batch, generators)
         weights: Tensor | None = None
-        if stage == "train":
+        if self.training:
             weights = self.class_weights  # type: ignore[assignment]
         loss = self.loss(logits.float(), batch.target, weights).mean()
         # The 2019 program's logarithm is shifted by 1e-6, too.
         mean_entropy = entropy(seen.attention, eps=1e-6).mean()
+        objective = loss - self.regularizer_strength * mean_entropy
+        if self.training:
+            objective = objective + self._pull(batch, seen.attention)
+            objective = objective + self._penalty(seen.attention)
         wrong = self.error(logits, batch.target).mean()
-        for name, value in (("loss", loss), ("error", wrong), ("entropy", mean_entropy)):
+        quality = logits.new_zeros(0)
+        if self.training:
+            repeats = not getattr(self.model.sampling.sample.design, "distinct", False)
+            quality = image_sums(seen, repeats=repeats)
+        return Terms(objective, loss, wrong, mean_entropy, logits, quality, seen)
+
+    def _step(self, batch: Batch, stage: str) -> Terms:
+        batch, generators = self._inputs(batch)
+        terms = None
+        if self.captured is not None and stage == "train":
+            terms = self.captured(batch, generators)
+        if terms is None:
+            terms = self._terms(batch, generators)
+        for name in ("loss", "error", "entropy"):
             self.log(
                 f"{stage}_{name}",
-                value.detach(),
+                getattr(terms, name).detach(),
                 on_step=False,
                 on_epoch=True,
                 sync_dist=True,
@@ -188,10 +220,8 @@ class TrainingModule(lightning.LightningModule):
                 prog_bar=stage == "train" and name == "loss",
             )
         if not torch.compiler.is_compiling() and stage == "train":
-            self._check_finite(loss)
-        if stage == "train":
-            loss = loss + self._pull(batch, seen.attention)
-        return loss - self.regularizer_strength * mean_entropy, {"logits": logits, "seen": seen}
+            self._check_finite(terms.loss)
+        return terms
 
     def _pull(self, batch: Batch, attention: Tensor) -> Tensor | float:
         """The factor times the guide's loss."""
