@@ -28,6 +28,7 @@ RECIPES: dict[str, dict[str, object]] = {
         "attention": "halved",
         "features": "residual",
         "classifier": "votes",
+        "epochs": 15,
         "weight_decay": 0.1,
     },
 }

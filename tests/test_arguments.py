@@ -47,7 +47,7 @@ def test_the_published_recipe(script: SimpleNamespace) -> None:
 
 def test_the_fast_recipe(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--recipe", "fast"])
-    assert (args.batch_size, args.epochs, args.lr) == (8, 30, 0.001)
+    assert (args.batch_size, args.epochs, args.lr) == (8, 15, 0.001)
     assert (args.schedule, args.warmup, args.average) == ("cosine", 0.5, 0.998)
     assert args.augment == "affine"
     assert args.weight_decay == 0.1
