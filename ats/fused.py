@@ -4,6 +4,7 @@ Imported on first use alone; where Triton is not installed, importing it fails.
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -14,6 +15,8 @@ from torch import Tensor
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BLOCK = 1024
 _LINES = 64
+# Kernels go to the current device, which need not be that of the tensors.
+_on_device_of: Any = torch.cuda.device_of
 
 
 def copy_patches(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -39,7 +42,7 @@ def copy_patches(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tenso
     n_pixels = math.prod(size)
     n_blocks = triton.cdiv(n_pixels, _BLOCK)
     grid = (math.prod(out.shape[:3]) * n_blocks,)
-    with torch.cuda.device(image.device):
+    with _on_device_of(image):
         _copy[grid](
             image.view(bits),
             offsets.contiguous(),
@@ -90,7 +93,7 @@ def scatter_patches(
     n_lines = math.prod(extents[:2])
     n_blocks = triton.cdiv(n_lines, _LINES)
     grid = (math.prod(out.shape[:3]) * n_blocks,)
-    with torch.cuda.device(values.device):
+    with _on_device_of(values):
         _scatter[grid](
             indices,
             values.view(bits),

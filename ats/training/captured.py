@@ -217,8 +217,9 @@ class Counted(Uniforms):
     def take(self, columns: int) -> Tensor:
         """So many new ones."""
         self.columns.append(columns)
-        shape = len(self._numbers), columns
-        self.drawn.append(torch.rand(shape, dtype=torch.float64, device=self._numbers.device))
+        # The device's own generator would have to be told of the capture.
+        drawn = torch.rand(len(self._numbers), columns, dtype=torch.float64)
+        self.drawn.append(drawn.to(self._numbers.device))
         return self.drawn[-1]
 
     def numbers(self) -> Tensor:
