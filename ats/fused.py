@@ -95,9 +95,9 @@ def scatter_patches(
     grid = (math.prod(out.shape[:3]) * n_blocks,)
     with _on_device_of(values):
         _scatter[grid](
-            indices,
-            values.view(bits),
-            indptr,
+            indices.contiguous(),
+            values.contiguous().view(bits),
+            indptr.contiguous(),
             offsets.contiguous(),
             out.view(bits),
             n_patches,

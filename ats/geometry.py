@@ -60,22 +60,73 @@ def patch_offsets(
     batch, dim = positions.shape[0], positions.shape[2]
     if receptive_field < 0:
         raise ValueError(f"receptive_field={receptive_field} must be 0 or more pixels")
-    maps = _extents("map_shape", map_shape, batch, dim, positions)
-    low = _extents("low_shape", low_shape, batch, dim, positions)
-    high = _extents("high_shape", high_shape, batch, dim, positions)
     patch = _extents("patch_size", patch_size, batch, dim, positions)
     if not isinstance(low_shape, Tensor) and min(low_shape) <= receptive_field:
         raise ValueError(
             f"receptive_field={receptive_field} leaves nothing of low_shape={tuple(low_shape)}; "
             "give a larger small view"
         )
-    content = low
-    if content_shape is not None:
-        content = _extents("content_shape", content_shape, batch, dim, positions)
-    scale = high / content
-    step = (low - receptive_field) * scale / maps
+    step, scale = _step_and_scale(
+        map_shape, low_shape, high_shape, receptive_field, content_shape, batch, dim, positions
+    )
     centre = receptive_field / 2 * scale + positions.float() * step + step / 2
     return torch.round(centre - patch / 2).long()
+
+
+def position_step(
+    *,
+    map_shape: Sequence[int],
+    low_shape: Shape,
+    high_shape: Shape,
+    receptive_field: int = 0,
+    content_shape: Shape | None = None,
+    like: Tensor,
+) -> Tensor:
+    """Pixels of the full-resolution image from one attention-map position to the next.
+
+    Args:
+        map_shape: see :func:`patch_offsets`, as all but the last.
+        low_shape: extents of the small view.
+        high_shape: extents of the image.
+        receptive_field: of the attention network.
+        content_shape: extents of the image in the small view.
+        like: a tensor (B, ...) on the device of the result.
+
+    Returns:
+        (B or 1, D) float32.
+    """
+    step, _ = _step_and_scale(
+        map_shape,
+        low_shape,
+        high_shape,
+        receptive_field,
+        content_shape,
+        len(like),
+        len(map_shape),
+        like,
+    )
+    return step.squeeze(1)
+
+
+def _step_and_scale(
+    map_shape: Sequence[int],
+    low_shape: Shape,
+    high_shape: Shape,
+    receptive_field: int,
+    content_shape: Shape | None,
+    batch: int,
+    dim: int,
+    like: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Pixels of the image in a position of the map and in a pixel of the small view."""
+    maps = _extents("map_shape", map_shape, batch, dim, like)
+    low = _extents("low_shape", low_shape, batch, dim, like)
+    high = _extents("high_shape", high_shape, batch, dim, like)
+    content = low
+    if content_shape is not None:
+        content = _extents("content_shape", content_shape, batch, dim, like)
+    scale = high / content
+    return (low - receptive_field) * scale / maps, scale
 
 
 def content_positions(
@@ -124,7 +175,8 @@ def _extents(name: str, shape: Shape, batch: int, dim: int, like: Tensor) -> Ten
     if min(shape) < 1:
         raise ValueError(f"{name}={tuple(shape)} must be positive in every dimension")
     # What is kept must be a real tensor, and not one that stands for it while a program is traced.
-    on_gpu = like.device.type == "cuda" and not torch.compiler.is_compiling()
+    real = type(like) is Tensor and not torch.compiler.is_compiling()
+    on_gpu = real and like.device.type == "cuda"
     return (_kept if on_gpu else _extents_on)(tuple(shape), like.device)
 
 

@@ -198,6 +198,7 @@ def residual_features(
         standardize: bring each feature to mean 0 and variance 1 over the patches of a batch first.
             Means of what a ReLU lets through are positive all over, and point in one direction
             whatever the patches show; without what they share, a linear classifier learns sooner.
+            Needs two patches a batch at least, in training.
 
     Returns:
         Network from (B, C, H, W) to (B, width).

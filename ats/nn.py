@@ -1,6 +1,7 @@
 """Modules: state around the functions of this library."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor, nn
 
 from ats import sampling
 from ats.ahead import Drawn, in_background
-from ats.geometry import Shape, content_positions, patch_offsets
+from ats.geometry import Shape, content_positions, patch_offsets, position_step
 from ats.images import Images, as_images
 from ats.prior import log_prior
-from ats.sampling import DesignLike, Generators, importance_weights
+from ats.sampling import DesignLike, Generators, Peaks, importance_weights
 from ats.sampling.runs import TINY
 
 PRIOR_FLOOR = 1e-3
@@ -90,7 +91,9 @@ class SamplePatches(nn.Module):
         receptive_field: see :func:`ats.patch_offsets`.
         design: how to draw in training.
         inference: how to draw in evaluation; ``deterministic`` (the systematic design from a fixed
-            start), ``top``, any other design, or ``ats.sampling.Average(design, draws)``.
+            start), ``top``, any other design, ``ats.sampling.Average(design, draws)``, or
+            ``ats.sampling.Peaks()``, whose positions are then so far apart that patches do not
+            overlap.
     """
 
     def __init__(
@@ -174,10 +177,13 @@ class SamplePatches(nn.Module):
                 f"attention has {attention.shape[0]} maps, x_low {x_low.shape[0]} small views; "
                 "give one small view for each map"
             )
+        design = self.design if self.training else self.inference
+        if isinstance(design, Peaks):
+            design = self.spaced(design, attention, x_low, high_shape, content_shape)
         positions, weights = sampling.sample(
             attention,
             self.n_patches if n_patches is None else n_patches,
-            design=self.design if self.training else self.inference,
+            design=design,
             generator=generator,
         )
         offsets = patch_offsets(
@@ -190,6 +196,35 @@ class SamplePatches(nn.Module):
             content_shape=content_shape,
         )
         return positions, weights, offsets
+
+    def spaced(
+        self,
+        peaks: Peaks,
+        attention: Tensor,
+        x_low: Tensor,
+        high_shape: Shape,
+        content_shape: Tensor | None = None,
+    ) -> Peaks:
+        r"""Peaks so far apart that patches do not overlap, unless they say how far themselves.
+
+        Args:
+            peaks: a design.
+            attention: (B, \*map), as the others in :meth:`locate`.
+            x_low: (B, C, \*low).
+            high_shape: extents of the images.
+            content_shape: extents of the images in the small views.
+        """
+        if peaks.spacing is not None:
+            return peaks
+        step = position_step(
+            map_shape=attention.shape[1:],
+            low_shape=x_low.shape[2:],
+            high_shape=high_shape,
+            receptive_field=self.receptive_field,
+            content_shape=content_shape,
+            like=attention,
+        )
+        return replace(peaks, spacing=step.new_tensor(self.patch_size) / step)
 
 
 class Expectation(nn.Module):

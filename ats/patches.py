@@ -11,6 +11,8 @@ from torch import Tensor
 
 Reader = Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]
 
+# Of images that a kernel of ats.fused reads.
+MOST_DIMENSIONS = 3
 # Types of the same width that torch can index; their bits are not looked at.
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
@@ -84,13 +86,15 @@ def _reader(image: Tensor) -> Reader | None:
     """What reads patches of such an image fastest, without a gradient."""
     if image.device.type == "cpu":
         return _copy
-    kernels = fused_kernels(image)
+    kernels = fused_kernels(image) if image.dim() <= MOST_DIMENSIONS + 2 else None
     return None if kernels is None else kernels.copy_patches
 
 
 def fused_kernels(pixels: Tensor) -> ModuleType | None:
     """The module :mod:`ats.fused`, if it can read such pixels and works where they are."""
     if pixels.device.type != "cuda" or pixels.element_size() > 8 or pixels.requires_grad:
+        return None
+    if torch.compiler.is_compiling():
         return None
     return _kernels_on(pixels.device)
 

@@ -45,7 +45,7 @@ def _box_mean(x: Tensor, window: int) -> Tensor:
     as the pooling of torch.
     """
     half = window // 2
-    if x.device.type == "cuda" and min(x.shape[3:]) >= window:
+    if x.device.type == "cuda" and x.dim() <= 6 and min(x.shape[3:]) >= window:
         # Many small operations would take longer there.
         pools: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
         pool = pools[x.dim() - 4]

@@ -28,8 +28,8 @@ from ats.datasets.progress import progress_bar
 from ats.exact import weighted_features
 from ats.files import writable_folder, write_csv
 from ats.memory import keep_freed_memory
-from ats.nn import unit_float
-from ats.sampling import Average
+from ats.nn import shape_of, unit_float
+from ats.sampling import Average, DesignLike, Peaks
 from ats.training.arguments import not_negative_float, not_negative_int, positive_int
 from ats.training.batches import image_generators
 from ats.training.build import training_design
@@ -37,7 +37,7 @@ from ats.training.report import exit_status
 from ats.training.tasks import cross_entropy, wrong_class
 
 EXACT = "exact"
-FIXED = ("deterministic", "top")
+FIXED = ("deterministic", "top", "peaks")
 
 Row = dict[str, str]
 
@@ -140,7 +140,10 @@ def sampled_features(
     # Centring changes gradients alone, and cannot be had of a single patch.
     design = training_design(run.args.design, centred=False)
     generator = image_generators(args.seed, 0, batch.index.tolist())
-    maps = [weight_maps(sample(attention, n_patches, design=name), attention) for name in FIXED]
+    shape = shape_of(batch.x_high, batch.x_low)
+    peaks = sampling.sample.spaced(Peaks(), attention, batch.x_low, shape)
+    designs: tuple[DesignLike, ...] = (*FIXED[:-1], peaks)
+    maps = [weight_maps(sample(attention, n_patches, design=d), attention) for d in designs]
     average = Average(design, most)
     drawn = sample(attention, n_patches, design=average, generator=generator)
     maps.append(weight_maps(drawn, attention, most))

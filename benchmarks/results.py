@@ -230,14 +230,15 @@ def summary(results: Path) -> str:
 
 def patches_summary(results: Path) -> str:
     """Mean test errors over seeds against the number of patches at test time."""
-    lines = ["| run | patches | one pass | 1 draw | 4 draws |", "|---|--:|--:|--:|--:|"]
+    lines = ["| run | patches | one pass | peaks | 1 draw | 4 draws |", "|---|--:|--:|--:|--:|--:|"]
     for name in RUNS:
         found = sorted(results.glob(f"{name}-*-patches.csv"))
         tables = [list(csv.DictReader(path.read_text().splitlines())) for path in found]
         for same in zip(*tables, strict=True):
             cells = [name, same[0]["n_patches"]]
-            for column in ("deterministic", "draws_1", "draws_4"):
-                values = [row[f"{column}_error"] for row in same]
+            for column in ("deterministic", "peaks", "draws_1", "draws_4"):
+                # Tables may be older than a column.
+                values = [row.get(f"{column}_error") or "" for row in same]
                 cells.append(f"{mean(map(float, values)):.4f}" if all(values) else "–")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -2,10 +2,10 @@
 """Claim: all that training does around its steps costs next to nothing.
 
 ``scripts/mnist.py`` on Megapixel MNIST of 1500x1500 pixels made of the embedded digits: images a
-second of its epochs, as it reports them, over those of bare steps (forward, loss, backward,
-clipping, Adam; on a GPU captured, as in training) on the same images, which are in memory already.
-After every epoch of the one come as many steps of the other, in one process; ratios are medians
-over epochs, without the first one.
+second of its epochs, as it reports them, over those of bare steps (forward, loss, what is measured
+of the attention, backward, clipping, Adam; on a GPU captured, as in training) on the same images,
+which are in memory already. After every epoch of the one come as many steps of the other, in one
+process; ratios are medians over epochs, without the first one.
 """
 
 import argparse

@@ -126,6 +126,12 @@ def test_decay_is_of_kernels_and_not_of_the_attention(
     with pytest.raises(SystemExit):
         script.parse(["data", "out", "--weight_decay", "0.1", "--optimizer", "sgd"])
     assert "--weight_decay needs --optimizer adam, not sgd" in capsys.readouterr().err
+    # What a recipe has for Adam is not in the way of another optimizer.
+    args = script.parse(["data", "out", "--recipe", "fast", "--optimizer", "sgd"])
+    assert (args.weight_decay, args.schedule) == (0.0, "cosine")
+    # Nor is an optimizer of one's own overruled.
+    (group,) = parameter_groups(model, 0.0)
+    assert (len(group["params"]), set(group)) == (len(list(model.parameters())), {"params"})
 
 
 @pytest.mark.parametrize(

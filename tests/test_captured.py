@@ -9,11 +9,13 @@ import pytest
 import torch
 from programs import load, make_digits
 
+from ats.affine import RandomAffine, TurnedImages
 from ats.datasets.megapixel_mnist import MegapixelMNIST
+from ats.images import SparseImages, TensorImages
 from ats.sampling import Uniforms, sample
 from ats.training.batches import image_generators
 from ats.training.build import augmentation, make_optimizer
-from ats.training.captured import CapturedStep, Counted, Step
+from ats.training.captured import CapturedStep, Counted, Step, fit, kind_of, padded
 from ats.training.module import TrainingModule
 
 
@@ -74,3 +76,41 @@ def test_numbers_in_place_of_generators() -> None:
     assert torch.equal(sample(attention, 5, generator=numbers).positions, wanted.positions)
     with pytest.raises(ValueError, match="too few for a draw that takes 4"):
         sample(attention, 5, generator=numbers)
+
+
+class Inverted(TensorImages):
+    """Images whose patches are others than their pixels."""
+
+
+def test_images_of_another_kind_are_not_those_that_were_captured() -> None:
+    pixels = torch.rand(2, 1, 30, 20)
+    sparse, larger = (
+        SparseImages.from_dense(image) for image in (pixels, torch.zeros(2, 1, 40, 20))
+    )
+    mild, strong = RandomAffine(degrees=5.0), RandomAffine(degrees=50.0)
+    kinds = [
+        kind_of(images)
+        for images in (
+            pixels,
+            Inverted(pixels),
+            sparse,
+            larger,
+            TurnedImages(pixels, (0, 1), mild),
+            TurnedImages(pixels, (0, 1), strong),
+            TurnedImages(sparse, (0, 1), mild),
+        )
+    ]
+    assert len(set(kinds)) == len(kinds)
+    assert kind_of(pixels) == kind_of(TensorImages(pixels))
+    assert kind_of(sparse) == kind_of(SparseImages.from_dense(pixels / 2))
+    others = TurnedImages(pixels, (5, 6), mild)
+    assert kind_of(TurnedImages(pixels, (0, 1), mild)) == kind_of(others)
+
+
+def test_tensors_fit_by_shape_and_type() -> None:
+    examples = [torch.zeros(5), torch.zeros(2, dtype=torch.int64)]
+    assert fit([torch.ones(5), torch.ones(2, dtype=torch.int64)], examples)
+    assert fit([padded(torch.ones(3), 5), torch.ones(2, dtype=torch.int64)], examples)
+    assert not fit([padded(torch.ones(6), 5), torch.ones(2, dtype=torch.int64)], examples)
+    assert not fit([torch.ones(5), torch.ones(2)], examples)
+    assert not fit([torch.ones(5)], examples)

@@ -14,7 +14,7 @@ import patches_at_test_time as benchmark
 from finished_run import read_run
 
 from ats.datasets.street_scenes import make_street_scenes
-from ats.sampling import Average, Systematic, Top
+from ats.sampling import Average, Peaks, Systematic, Top
 from ats.training.batches import image_generators
 from ats.training.tasks import cross_entropy
 
@@ -89,8 +89,8 @@ def test_all_patches_are_exact(
     said = capsys.readouterr().out
     loss = f"{float(exact['deterministic_loss']):.4f}"
     assert said.count(f"({loss})") == 4
-    assert "| patches | deterministic | top | 2 draws |" in said
-    assert f"({loss}) | – | – |" in said
+    assert "| patches | deterministic | top | peaks | 2 draws |" in said
+    assert f"({loss}) | – | – | – |" in said
     assert f"exact: {POSITIONS}.0 positions of an image on average" in said
 
 
@@ -123,7 +123,8 @@ def test_columns_are_passes_of_the_network(trained: Path, tmp_path: Path, n_patc
     options = ("--n_patches", n_patches, "--draws", 4, 1, 3, 4, "--seed", 7)
     row = measure(trained, tmp_path / "a.csv", *options)[str(n_patches)]
     assert [name for name in row if name.endswith("_loss")] == [
-        f"{name}_loss" for name in ("deterministic", "top", "draws_1", "draws_3", "draws_4")
+        f"{name}_loss"
+        for name in ("deterministic", "top", "peaks", "draws_1", "draws_3", "draws_4")
     ]
     design = Systematic()
     single = losses(trained, design, n_patches, 4)
@@ -137,6 +138,10 @@ def test_columns_are_passes_of_the_network(trained: Path, tmp_path: Path, n_patc
     for name, (loss,) in wanted.items():
         assert float(row[f"{name}_loss"]) == pytest.approx(loss, rel=1e-5)
     assert len({round(loss, 6) for (loss,) in wanted.values()}) == 4
+    # Of a single patch, that of the largest attention.
+    (loss,) = losses(trained, Peaks(), n_patches)
+    assert float(row["peaks_loss"]) == pytest.approx(loss, rel=1e-5)
+    assert (row["peaks_loss"] == row["top_loss"]) == (n_patches == 1)
 
 
 def test_a_table_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

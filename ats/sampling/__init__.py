@@ -14,6 +14,7 @@ from ats.sampling.design import (
     Uniforms,
     importance_weights,
 )
+from ats.sampling.peaks import Peaks
 from ats.sampling.replacement import Replacement
 from ats.sampling.runs import Runs
 from ats.sampling.successive import DesRaj, Murthy, Published
@@ -30,6 +31,7 @@ __all__ = [
     "DesignLike",
     "Generators",
     "Murthy",
+    "Peaks",
     "Published",
     "Replacement",
     "Runs",

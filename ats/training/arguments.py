@@ -100,9 +100,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--inference",
-        choices=("deterministic", "top", "sampled"),
+        choices=("deterministic", "top", "peaks", "sampled"),
         default="deterministic",
-        help="how positions are chosen for the test set",
+        help="how positions are chosen for the test set; peaks are apart and count rather than "
+        "weigh, for classifiers that vote",
     )
     _add_machine_arguments(parser)
 
@@ -145,6 +146,10 @@ def parse_with_recipe(
     recipe = parser.parse_args(arguments).recipe
     parser.set_defaults(**RECIPES[recipe] | (own or {}).get(recipe, {}))
     args = parser.parse_args(arguments)
+    if args.optimizer != "adam":
+        # What a recipe has for Adam is not for others.
+        parser.set_defaults(weight_decay=0.0)
+        args = parser.parse_args(arguments)
     if args.weight_decay and args.optimizer != "adam":
         parser.error(f"--weight_decay needs --optimizer adam, not {args.optimizer}")
     return args

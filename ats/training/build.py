@@ -25,7 +25,11 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     if args.prior == "contrast":
         prior = local_contrast
     design = training_design(args.design, centred=args.centring)
-    inference = design if args.inference == "sampled" else args.inference
+    inference: sampling.DesignLike = args.inference
+    if args.inference == "sampled":
+        inference = design
+    elif args.inference == "peaks":
+        inference = sampling.Peaks()
     return {
         "n_patches": args.n_patches,
         "patch_size": args.patch_size,
@@ -80,6 +84,9 @@ def parameter_groups(model: Classifier, weight_decay: float) -> list[dict[str, A
     Kernels of the attention do not decay, since smaller logits are another attention; nor do
     biases. Other kernels do: features are normalised by what follows them.
     """
+    if not weight_decay:
+        # An optimizer of one's own may have one.
+        return [{"params": list(model.parameters())}]
     attention = {id(parameter) for parameter in model.sampling.attention.parameters()}
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []

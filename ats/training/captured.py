@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from ats.affine import TurnedImages
 from ats.datasets.batch import Batch
-from ats.images import Images, SparseImages, TensorImages
+from ats.images import Images, SparseImages, TensorImages, as_images
 from ats.nn import AttentionSampling, AttentionSamplingOutput
+from ats.patches import fused_kernels
 from ats.sampling import DESIGNS, Generators, Uniforms
 from ats.transforms import DerivedImages
 
@@ -68,6 +69,7 @@ class CapturedStep:
         self.columns: list[int] = []
         self.graphed: Callable[..., Terms] | None = None
         self.examples: list[Tensor] = []
+        self.kind: tuple[object, ...] = ()
         self.broken = False
 
     def __call__(self, batch: Batch, generators: Sequence[torch.Generator]) -> Terms | None:
@@ -76,12 +78,13 @@ class CapturedStep:
             return None
         if self.graphed is None:
             self._capture(batch)
-            if self.graphed is None:
-                return None
+        if self.graphed is None or kind_of(batch.x_high) != self.kind:
+            return None
         tensors = self._tensors(batch, self._numbers(batch, generators))
         if not fit(tensors, self.examples):
             return None
-        return self.graphed(*tensors)
+        terms = self.graphed(*tensors)
+        return terms_without_gradient(terms)._replace(objective=terms.objective)
 
     def _capture(self, batch: Batch) -> None:
         """Try to capture the computation."""
@@ -104,6 +107,7 @@ class CapturedStep:
                     step, tuple(examples), allow_unused_input=True
                 )
             self.graphed, self.examples = graphed, examples
+            self.kind = kind_of(batch.x_high)
         except Exception as error:
             # Whatever cannot be captured can be computed step by step.
             self.broken = True
@@ -162,11 +166,11 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
         self.compute = compute
-        images = batch.x_high
+        images = as_images(batch.x_high)
+        self.shapes = images.shapes.to(batch.target.device)
         self.transform = images.transform if isinstance(images, TurnedImages) else None
         images = images.images if isinstance(images, TurnedImages) else images
         self.sparse_shape = images.shape if isinstance(images, SparseImages) else None
-        self.shapes = batch.x_high.shapes.to(batch.target.device)
 
     def forward(self, x_low: Tensor, target: Tensor, numbers: Tensor, *others: Tensor) -> Terms:
         """Terms of small views, targets, numbers for the draws, matrices if turned, and pixels."""
@@ -183,10 +187,7 @@ class Step(nn.Module):
             images = TurnedImages(images, (), self.transform, matrices)
         batch = Batch(x_low, OnDevice(images, self.shapes), target, index=target)
         terms = self.compute(batch, Uniforms(numbers))
-        seen = AttentionSamplingOutput(*(tensor.detach() for tensor in terms.seen))
-        names = ("loss", "error", "entropy", "logits", "quality")
-        measures: dict[str, Tensor] = {name: getattr(terms, name).detach() for name in names}
-        return Terms(objective=terms.objective, seen=seen, **measures)
+        return terms_without_gradient(terms)._replace(objective=terms.objective)
 
 
 class OnDevice(DerivedImages):
@@ -234,6 +235,22 @@ def pixels_of(images: Any) -> list[Tensor]:
     return [images if isinstance(images, Tensor) else images.pixels]
 
 
+def terms_without_gradient(terms: Terms) -> Terms:
+    """The same numbers."""
+    seen = AttentionSamplingOutput(*(tensor.detach() for tensor in terms.seen))
+    measures = {name: getattr(terms, name).detach() for name in terms._fields[:-1]}
+    return Terms(seen=seen, **measures)
+
+
+def kind_of(images: Any) -> tuple[object, ...]:
+    """What images must have in common for a step to be that of others, beside their tensors."""
+    if isinstance(images, TurnedImages):
+        return (TurnedImages, images.transform, *kind_of(images.images))
+    # Subclasses may answer in another way.
+    kind = TensorImages if type(images) is Tensor else type(images)
+    return kind, images.shape if isinstance(images, SparseImages) else None
+
+
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device, which is not waited for."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
@@ -263,8 +280,11 @@ def _can_be_captured(model: nn.Module, batch: Batch) -> bool:
         and batch.drawn is None
         and batch.content_shape is None
         and batch.places is None
-        and isinstance(images, SparseImages | TensorImages | Tensor)
+        and type(batch.x_high) in (SparseImages, TensorImages, Tensor, TurnedImages)
+        and type(images) in (SparseImages, TensorImages, Tensor)
         and all(tensor.device == batch.target.device for tensor in pixels_of(images))
+        # Without the kernel, non-zeros are read by their number.
+        and (type(images) is not SparseImages or fused_kernels(images.values) is not None)
         and isinstance(sampling, AttentionSampling)
         # A design of one's own may ask the host for more.
         and type(sampling.sample.design) in {type(design) for design in DESIGNS.values()}

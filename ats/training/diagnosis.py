@@ -12,6 +12,7 @@ from ats.datasets.batch import Batch
 from ats.nn import AttentionSamplingOutput
 from ats.training.advice import advice
 from ats.training.history import Row
+from ats.training.tasks import cross_entropy
 
 
 class Diagnosis(lightning.Callback):
@@ -86,9 +87,10 @@ class Diagnosis(lightning.Callback):
             targets = trainer.strategy.all_gather(targets).flatten(0, 1)
         module: Any = pl_module
         weights = module.class_weights
-        # Many small steps, for which a GPU is slow.
-        targets = targets.cpu()
-        weights = None if weights is None else weights.cpu()
+        if module.loss is cross_entropy:
+            # Many small steps, for which a GPU is slow; a loss of one's own may live on one.
+            targets = targets.cpu()
+            weights = None if weights is None else weights.cpu()
         constant = constant_loss(module.loss, targets, weights, self.n_outputs)
         *means, variance, length = sums
         values = [constant, *(total / len(targets) for total in means)]

@@ -142,10 +142,16 @@ class TrainingModule(lightning.LightningModule):
         return batch, generators
 
     def on_train_start(self) -> None:
-        """Capture steps where each is one batch of one GPU: gradients are not added up."""
-        alone = self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1
+        """Capture steps on a GPU that is alone."""
+        loader: Any = self.trainer.train_dataloader
+        # Worker processes have a thread that takes memory of the host, which spoils a capture.
+        alone = self.trainer.world_size == 1 and not getattr(loader, "num_workers", 0)
         if alone and self.device.type == "cuda":
             self.captured = CapturedStep(self.model, self._terms)
+
+    def on_train_end(self) -> None:
+        """Free what was captured."""
+        self.captured = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate, from nothing but the place in the run."""
@@ -205,7 +211,9 @@ class TrainingModule(lightning.LightningModule):
     def _step(self, batch: Batch, stage: str) -> Terms:
         batch, generators = self._inputs(batch)
         terms = None
-        if self.captured is not None and stage == "train":
+        # The gradients of a graph are always in the same place, and cannot be added up.
+        single = self.captured is not None and self.trainer.accumulate_grad_batches == 1
+        if self.captured is not None and single and stage == "train":
             terms = self.captured(batch, generators)
         if terms is None:
             terms = self._terms(batch, generators)
