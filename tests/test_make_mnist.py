@@ -28,6 +28,7 @@ from ats.datasets.megapixel_layout import draw_digits, draw_noise
 from ats.datasets.megapixel_mnist import MegapixelMNIST
 from ats.datasets.sparse_file import open_spool
 from ats.datasets.stamps import compose, shrink
+from ats.nn import unit_float
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_mnist.py"
 SMALL = {"n_train": 11, "n_test": 7, "width": 311, "height": 197, "scale": 0.2}
@@ -104,11 +105,12 @@ def test_the_images_are_the_recorded_ones(
     )
     for train in (True, False):
         batch = MegapixelMNIST(tmp_path, train=train).__getitems__(list(range(5)))
-        high = batch.x_high.to_dense() / 255
+        # As the networks see them.
+        low, high = unit_float(batch.x_low), unit_float(batch.x_high.to_dense())
         for i in range(5):
             key = f"noise{noise:d}_train{train:d}/{i}"
             assert int(batch.target[i]) == golden[f"{key}/y"].argmax()
-            for name, image in (("low", batch.x_low[i]), ("high", high[i])):
+            for name, image in (("low", low[i]), ("high", high[i])):
                 expected = np.zeros(image.numel(), np.float32)
                 expected[golden[f"{key}/{name}_indices"]] = golden[f"{key}/{name}_values"]
                 np.testing.assert_array_equal(image.flatten().numpy(), expected)
