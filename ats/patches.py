@@ -86,15 +86,20 @@ def _reader(image: Tensor) -> Reader | None:
     """What reads patches of such an image fastest, without a gradient."""
     if image.device.type == "cpu":
         return _copy
-    kernels = fused_kernels(image) if image.dim() <= MOST_DIMENSIONS + 2 else None
+    kernels = fused_kernels(image, image.dim() - 2)
     return None if kernels is None else kernels.copy_patches
 
 
-def fused_kernels(pixels: Tensor) -> ModuleType | None:
-    """The module :mod:`ats.fused`, if it can read such pixels and works where they are."""
+def fused_kernels(pixels: Tensor, dim: int) -> ModuleType | None:
+    """The module :mod:`ats.fused`, if it can read such pixels and works where they are.
+
+    Args:
+        pixels: of the images, in any layout.
+        dim: spatial dimensions of the images.
+    """
     if pixels.device.type != "cuda" or pixels.element_size() > 8 or pixels.requires_grad:
         return None
-    if torch.compiler.is_compiling():
+    if dim > MOST_DIMENSIONS or torch.compiler.is_compiling():
         return None
     return _kernels_on(pixels.device)
 

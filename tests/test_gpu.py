@@ -136,7 +136,7 @@ def test_contrast_is_that_of_the_host(shape: tuple[int, ...]) -> None:
 
 def test_patches_are_read_by_one_kernel() -> None:
     image, offsets = torch.rand(2, 3, 90, 80).cuda(), torch.zeros(2, 4, 2, dtype=torch.int64).cuda()
-    assert fused_kernels(image) is not None
+    assert fused_kernels(image, 2) is not None
     ats.extract_patches(image, offsets, (9, 9))
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities, acc_events=True) as profiler:

@@ -6,13 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ats.patches import (
-    MOST_DIMENSIONS,
-    as_signed,
-    check_patch_request,
-    fused_kernels,
-    with_bits_as,
-)
+from ats.patches import as_signed, check_patch_request, fused_kernels, with_bits_as
 
 
 class SparseImages:
@@ -95,8 +89,7 @@ class SparseImages:
         """Patches (B, N, C, \\*size) on the images' device, of the values' dtype."""
         extents = check_patch_request(offsets, size, batch=len(self), dim=len(self.shape) - 1)
         offsets = offsets.to(self.values.device).long()
-        few = len(extents) <= MOST_DIMENSIONS
-        if few and (kernels := fused_kernels(self.values)) is not None:
+        if (kernels := fused_kernels(self.values, len(extents))) is not None:
             arrays = self.indices, as_signed(self.values), self.indptr
             out = kernels.scatter_patches(*arrays, self.shape, offsets, extents)
         else:

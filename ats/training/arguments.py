@@ -143,13 +143,13 @@ def parse_with_recipe(
         arguments: in place of those of the command line.
         own: what recipes change in this script besides, or otherwise.
     """
-    recipe = parser.parse_args(arguments).recipe
-    parser.set_defaults(**RECIPES[recipe] | (own or {}).get(recipe, {}))
-    args = parser.parse_args(arguments)
-    if args.optimizer != "adam":
+    given = parser.parse_args(arguments)
+    defaults = RECIPES[given.recipe] | (own or {}).get(given.recipe, {})
+    if given.optimizer != "adam":
         # What a recipe has for Adam is not for others.
-        parser.set_defaults(weight_decay=0.0)
-        args = parser.parse_args(arguments)
+        defaults.pop("weight_decay", None)
+    parser.set_defaults(**defaults)
+    args = parser.parse_args(arguments)
     if args.weight_decay and args.optimizer != "adam":
         parser.error(f"--weight_decay needs --optimizer adam, not {args.optimizer}")
     return args

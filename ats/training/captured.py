@@ -127,12 +127,11 @@ class CapturedStep:
 
     def _tensors(self, batch: Batch, numbers: Tensor, room: float = 1.0) -> list[Tensor]:
         """All that a step depends on; see :meth:`Step.forward`."""
-        images, tensors = batch.x_high, [batch.x_low, batch.target, numbers]
-        if isinstance(images, TurnedImages):
+        images, tensors = unturned(batch.x_high), [batch.x_low, batch.target, numbers]
+        if isinstance(turned := batch.x_high, TurnedImages):
             count = cast("AttentionSampling", self.model.sampling).sample.n_patches
-            matrices = images.transform.matrices(images.seeds, count).float()
+            matrices = turned.transform.matrices(turned.seeds, count).float()
             tensors.append(sent(matrices, batch.target.device))
-            images = images.images
         pixels = pixels_of(images)
         if isinstance(images, SparseImages):
             length = len(self.examples[-1]) if self.examples else math.ceil(room * len(pixels[-1]))
@@ -169,7 +168,7 @@ class Step(nn.Module):
         images = as_images(batch.x_high)
         self.shapes = images.shapes.to(batch.target.device)
         self.transform = images.transform if isinstance(images, TurnedImages) else None
-        images = images.images if isinstance(images, TurnedImages) else images
+        images = unturned(images)
         self.sparse_shape = images.shape if isinstance(images, SparseImages) else None
 
     def forward(self, x_low: Tensor, target: Tensor, numbers: Tensor, *others: Tensor) -> Terms:
@@ -228,6 +227,11 @@ class Counted(Uniforms):
         return torch.cat([self._numbers, *self.drawn], 1)
 
 
+def unturned(images: Any) -> Any:
+    """The images that are turned, or images that are not as they are."""
+    return images.images if isinstance(images, TurnedImages) else images
+
+
 def pixels_of(images: Any) -> list[Tensor]:
     """The tensors that images are made of."""
     if isinstance(images, SparseImages):
@@ -271,9 +275,7 @@ def fit(tensors: Sequence[Tensor], examples: Sequence[Tensor]) -> bool:
 
 def _can_be_captured(model: nn.Module, batch: Batch) -> bool:
     """Whether nothing of a step has to be known on the host."""
-    images = batch.x_high
-    if isinstance(images, TurnedImages):
-        images = images.images
+    images = unturned(batch.x_high)
     sampling = getattr(model, "sampling", None)
     return (
         batch.target.device.type == "cuda"
@@ -284,7 +286,10 @@ def _can_be_captured(model: nn.Module, batch: Batch) -> bool:
         and type(images) in (SparseImages, TensorImages, Tensor)
         and all(tensor.device == batch.target.device for tensor in pixels_of(images))
         # Without the kernel, non-zeros are read by their number.
-        and (type(images) is not SparseImages or fused_kernels(images.values) is not None)
+        and (
+            type(images) is not SparseImages
+            or fused_kernels(images.values, images.shapes.shape[1]) is not None
+        )
         and isinstance(sampling, AttentionSampling)
         # A design of one's own may ask the host for more.
         and type(sampling.sample.design) in {type(design) for design in DESIGNS.values()}

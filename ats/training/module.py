@@ -211,10 +211,10 @@ class TrainingModule(lightning.LightningModule):
     def _step(self, batch: Batch, stage: str) -> Terms:
         batch, generators = self._inputs(batch)
         terms = None
+        captured = self.captured if stage == "train" else None
         # The gradients of a graph are always in the same place, and cannot be added up.
-        single = self.captured is not None and self.trainer.accumulate_grad_batches == 1
-        if self.captured is not None and single and stage == "train":
-            terms = self.captured(batch, generators)
+        if captured is not None and self.trainer.accumulate_grad_batches == 1:
+            terms = captured(batch, generators)
         if terms is None:
             terms = self._terms(batch, generators)
         for name in ("loss", "error", "entropy"):

@@ -25,12 +25,7 @@ from ats.ahead import Drawn
 from ats.datasets.batch import Batch, collate
 from ats.files import atomic_path, write_json
 from ats.nn import Classifier
-from ats.training.batches import (
-    AheadLoader,
-    EpochBatches,
-    default_micro_batch,
-    normalises_batches,
-)
+from ats.training.batches import AheadLoader, EpochBatches, default_micro_batch, normalises_batches
 from ats.training.build import Augmentation, augmentation, make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.diagnosis import Diagnosis
