@@ -1,17 +1,17 @@
 """From offsets to patches of a dense tensor."""
 
-import functools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from ats.kernels import kernels_on
+
 Reader = Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]
 
-# Of images that a kernel of ats.fused reads.
+# Of images that a kernel of ats.kernels.patches reads.
 MOST_DIMENSIONS = 3
 # Types of the same width that torch can index; their bits are not looked at.
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -91,7 +91,7 @@ def _reader(image: Tensor) -> Reader | None:
 
 
 def fused_kernels(pixels: Tensor, dim: int) -> ModuleType | None:
-    """The module :mod:`ats.fused`, if it can read such pixels and works where they are.
+    """The module :mod:`ats.kernels.patches`, if it can read such pixels and works where they are.
 
     Args:
         pixels: of the images, in any layout.
@@ -101,32 +101,8 @@ def fused_kernels(pixels: Tensor, dim: int) -> ModuleType | None:
         return None
     if dim > MOST_DIMENSIONS or torch.compiler.is_compiling():
         return None
-    return _kernels_on(pixels.device)
-
-
-@functools.cache
-def _kernels_on(device: torch.device) -> ModuleType | None:
-    """The kernels once one has run, None where it cannot.
-
-    Triton comes with torch for CUDA, but it asks the system for a C compiler.
-    """
-    try:
-        from ats import fused
-
-        fused.copy_patches(
-            torch.zeros(1, 1, 1, device=device),
-            torch.zeros(1, 1, 1, dtype=torch.int64, device=device),
-            (1,),
-        )
-    except Exception as error:
-        # Whatever an import, a compiler or a driver raises: there is another way.
-        warnings.warn(
-            f"patches are read in several passes in place of one, as Triton does not work here: "
-            f"{error}; it needs the triton package and a C compiler",
-            stacklevel=2,
-        )
-        return None
-    return fused
+    kernels = kernels_on(pixels.device)
+    return None if kernels is None else kernels.patches
 
 
 def _copy(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -18,8 +18,9 @@ MATHEMATICS = ("sampling", "geometry", "patches", "entropy", "prior")
 # None stands for anything.
 ALLOWED: dict[str, tuple[set[str] | None, set[str] | None]] = {
     **{part: (set(), TORCH) for part in MATHEMATICS},
-    "patches": ({"fused"}, TORCH),
-    "fused": (set(), {*TORCH, "triton"}),
+    "sampling": ({"kernels"}, TORCH),
+    "patches": ({"kernels"}, TORCH),
+    "kernels": (set(), {*TORCH, "triton"}),
     # Torch itself needs filelock.
     "files": (set(), {*NUMPY, "filelock"}),
     "threads": (set(), set()),

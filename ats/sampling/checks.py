@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+MESSAGE = "attention must be non-negative, finite and sum to 1"
+
 
 def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
     """Refuse what is no attention.
@@ -15,21 +17,39 @@ def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
         ValueError: it is not finite, negative, or does not sum to 1 in every image. On a GPU, and
             not at once, a RuntimeError, since the host does not wait for the answer.
     """
-    if not attention.is_floating_point():
-        raise ValueError(f"attention must be floating point, got {attention.dtype}")
+    check_type(attention)
     if torch.compiler.is_compiling():
         return
     rows = attention.detach().flatten(1)
     if sums is None:
         sums = rows
     total = sums.sum(1, dtype=torch.promote_types(sums.dtype, torch.float32))
-    tolerance = 1e-3 if attention.dtype in (torch.float32, torch.float64) else 3e-2
-    valid = ((total - 1).abs() <= tolerance).all() & (rows.amin() >= 0)
+    valid = ((total - 1).abs() <= tolerance_of(attention)).all() & (rows.amin() >= 0)
     if valid.device.type == "cuda":
         # Reading the answer would make the host wait for the device in every step.
-        torch._assert_async(valid, "attention must be non-negative, finite and sum to 1")
+        torch._assert_async(valid, MESSAGE)
     elif not valid:
         raise ValueError(_attention_fault(rows, total))
+
+
+def check_type(attention: Tensor) -> None:
+    """Refuse with a ValueError what is not of floating point."""
+    if not attention.is_floating_point():
+        raise ValueError(f"attention must be floating point, got {attention.dtype}")
+
+
+def tolerance_of(attention: Tensor) -> float:
+    """By how much the sum of attention may differ from 1."""
+    return 1e-3 if attention.dtype in (torch.float32, torch.float64) else 3e-2
+
+
+def check_later(valid: Tensor) -> None:
+    """Refuse with a RuntimeError, when the device has come that far, where not all is true.
+
+    Args:
+        valid: (B) bool, whether a map is attention.
+    """
+    torch._assert_async(valid.all(), MESSAGE)
 
 
 def _attention_fault(rows: Tensor, total: Tensor) -> str:

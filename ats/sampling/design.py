@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Generator, Tensor
@@ -57,6 +57,9 @@ class Design(ABC):
     """
 
     centred: bool = False
+    # Whether draw() leaves it to kernels of a GPU, if there are any in the runs, to sum up and to
+    # check the attention.
+    fused: ClassVar[bool] = False
 
     @property
     def distinct(self) -> bool:
@@ -73,7 +76,12 @@ class Design(ABC):
                 "centred=True with n_patches=1 leaves no gradient to the attention: the one "
                 "feature is its own estimate; take n_patches >= 2, or centred=False (--no-centring)"
             )
-        indices, ratio = self.draw(Runs(attention, n_patches), n_patches, generator)
+        runs = Runs(attention, n_patches, fused=self.fused)
+        indices, ratio = self.draw(runs, n_patches, generator)
+        if runs.kernels is not None:
+            return indices, runs.kernels.weights.importance_weights(
+                attention, indices, ratio, self.centred
+            )
         drawn = attention.flatten(1).gather(1, indices)
         return indices, importance_weights(drawn, ratio, self.centred)
 

@@ -6,7 +6,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from ats.sampling.checks import check_attention
+from ats.kernels import Kernels, kernels_on
+from ats.sampling.checks import check_attention, check_type
 from ats.sampling.curve import curve_order
 
 # Attention of exactly zero is lifted to this in float64: far below anything a softmax returns, so
@@ -27,22 +28,40 @@ class Runs:
     Args:
         attention: (B, \\*map).
         n_patches: N.
+        fused: what draws from them can do so by the kernels of a GPU, and then has them check
+            the attention, too.
 
     Raises:
         ValueError: attention is not finite, negative or does not sum to 1.
 
     Attributes:
         rows: (B, K) attention.
+        width: positions of a line.
         length: L.
+        per_line: number of runs of a line.
+        kernels: that are to draw; None where there are none.
     """
 
-    def __init__(self, attention: Tensor, n_patches: int) -> None:
+    def __init__(self, attention: Tensor, n_patches: int, *, fused: bool = False) -> None:
+        check_type(attention)
         self.map_shape = tuple(attention.shape[1:])
         self.rows = attention.detach().flatten(1).contiguous()
-        self._width = self.map_shape[-1]
+        self.width = self.map_shape[-1]
         wanted = math.sqrt(self.rows.shape[1] / n_patches)
-        self.length = math.ceil(self._width / max(1, round(self._width / wanted)))
-        self._per_line = -(-self._width // self.length)
+        self.length = math.ceil(self.width / max(1, round(self.width / wanted)))
+        self.per_line = -(-self.width // self.length)
+        self.kernels = self._kernels(n_patches) if fused else None
+        if self.kernels is None:
+            self._sum_up(attention)
+
+    def _kernels(self, n_patches: int) -> Kernels | None:
+        """Those that can draw so many positions of such maps where they are."""
+        if self.rows.device.type != "cuda" or torch.compiler.is_compiling():
+            return None
+        kernels = kernels_on(self.rows.device) if self.rows.numel() else None
+        return kernels if kernels and kernels.runs.can_draw(self, n_patches) else None
+
+    def _sum_up(self, attention: Tensor) -> None:
         n_images, n_positions = self.rows.shape
         self._maps = torch.arange(0, n_images * n_positions, n_positions, device=self.rows.device)
 
@@ -63,7 +82,7 @@ class Runs:
     @property
     def n_runs(self) -> int:
         """Number T of runs of a map."""
-        return self.rows.shape[1] // self._width * self._per_line
+        return self.rows.shape[1] // self.width * self.per_line
 
     def probabilities(self) -> Tensor:
         """Attention (B, K) float64, positive."""
@@ -85,7 +104,7 @@ class Runs:
             Index (B, M) of each run's first position, to which the number of a place adds up, and
             attention (B, M, P) float64, 0 where a run has no such place.
         """
-        if self._width % self.length:
+        if self.width % self.length:
             return self._look_at_ragged(runs, self.lanes() if lanes is None else lanes)
         first = runs * self.length
         values = self._windows(first)
@@ -95,10 +114,10 @@ class Runs:
 
     def _look_at_ragged(self, runs: Tensor, lanes: Tensor) -> tuple[Tensor, Tensor]:
         """The same where the last run of a line is shorter."""
-        place = runs % self._per_line * self.length
+        place = runs % self.per_line * self.length
         # The window of a shorter run begins before it, so as not to reach into the next line.
-        start = place.clamp_max(self._width - self.length)
-        begin = runs // self._per_line * self._width + start
+        start = place.clamp_max(self.width - self.length)
+        begin = runs // self.per_line * self.width + start
         lead = place - start
         reach = lanes.shape[-1] + self.length - 1
         return begin + lead, _pick(self._windows(begin), lanes + lead.unsqueeze(2), reach)
@@ -139,10 +158,10 @@ class Runs:
 
     def _parts(self) -> list[Tensor]:
         """Of each line the full runs (B, lines, J, L), and the shorter one (B, lines, 1, L')."""
-        lines = torch.unflatten(self.rows, 1, (-1, self._width))
-        whole = self._width // self.length * self.length
+        lines = torch.unflatten(self.rows, 1, (-1, self.width))
+        whole = self.width // self.length * self.length
         parts = [torch.unflatten(lines[..., :whole], 2, (-1, self.length))] if whole else []
-        if whole < self._width:
+        if whole < self.width:
             parts.append(lines[..., None, whole:])
         return parts
 

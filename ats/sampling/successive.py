@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
 
+from ats.sampling.checks import check_later, tolerance_of
 from ats.sampling.design import Design, Generators, uniform
 from ats.sampling.runs import TINY, Runs, hit, hit_within
 
@@ -40,10 +41,17 @@ def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
     positions. It is also that of independent draws without those that repeat an earlier one, and
     these come many at once.
     """
-    mass = runs.mass()
     # Every round adds a position at least.
     rounds = ([TRIES * n_patches] * 2 + [1] * n_patches)[:n_patches]
-    noise = torch.split(uniform(mass, sum(rounds), generator), rounds, 1)
+    points = uniform(runs.rows, sum(rounds), generator)
+    if runs.kernels is not None:
+        *found, valid = runs.kernels.successive.draw_in_order(
+            runs, points, n_patches, tolerance_of(runs.rows)
+        )
+        check_later(valid)
+        return Drawn(*found)
+    noise = torch.split(points, rounds, 1)
+    mass = runs.mass()
     # The last column is that of the draws that are not taken.
     index = torch.full((len(mass), n_patches + 1), NONE, device=mass.device)
     drawn = Drawn(index, mass.new_zeros(index.shape), mass)
@@ -138,6 +146,8 @@ class DesRaj(Design):
     sum_{j<k} a_j f_j + p_k f_k; the estimator is their mean, with w_k = (p_k + (N - k) a_k) / N.
     """
 
+    fused: ClassVar[bool] = True
+
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Draw in order; the ratio is w_k / a_k."""
         indices, attention, outside = draw_in_order(runs, n_patches, generator)
@@ -168,6 +178,8 @@ class Murthy(Design):
     given the set that was drawn, so that its variance is never larger (Kool, van Hoof and Welling,
     2020).
     """
+
+    fused: ClassVar[bool] = True
 
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Draw in order and forget it; the ratio is P(S without s | s) / P(S)."""
@@ -242,7 +254,8 @@ class Published:
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """Indices (B, N) and weights (B, N) of attention (B, \\*map)."""
-        indices, _, outside = draw_in_order(Runs(attention, n_patches), n_patches, generator)
+        runs = Runs(attention, n_patches, fused=True)
+        indices, _, outside = draw_in_order(runs, n_patches, generator)
         drawn = attention.flatten(1).gather(1, indices)
         weights = published_weights(drawn.double(), outside)
         return indices, weights.to(torch.promote_types(attention.dtype, torch.float32))

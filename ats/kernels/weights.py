@@ -1,0 +1,97 @@
+"""Importance weights and their gradient by a kernel each."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ats.kernels.runs import on_device_of, power_of_two
+
+
+def importance_weights(attention: Tensor, indices: Tensor, ratio: Tensor, centred: bool) -> Tensor:
+    """Weights of what was drawn, see :func:`ats.sampling.design.importance_weights`.
+
+    Args:
+        attention: (B, \\*map).
+        indices: (B, N) in flat maps.
+        ratio: (B, N) importance ratios float64, constant.
+        centred: centre the gradient.
+
+    Returns:
+        (B, N); gradients flow to the attention, but not further, to that of the gradient.
+    """
+    rows = attention.flatten(1).contiguous()
+    weights: Tensor = _Weights.apply(rows, indices, ratio, centred)  # type: ignore[no-untyped-call]
+    return weights
+
+
+class _Weights(torch.autograd.Function):
+    """Attention where it was drawn times importance ratios."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, indices: Tensor, ratio: Tensor, centred: bool) -> Tensor:
+        """Weights (B, N) of rows (B, K), indices (B, N) and ratios (B, N)."""
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        weights = torch.empty(indices.shape, dtype=dtype, device=rows.device)
+        ctx.save_for_backward(indices, ratio, weights)
+        ctx.shape, ctx.dtype, ctx.centred = rows.shape, rows.dtype, centred
+        with on_device_of(rows):
+            _weigh[(len(rows),)](
+                rows, indices, ratio, weights, *rows.shape[1:], indices.shape[1],
+                POINTS=power_of_two(indices.shape[1]),
+            )  # fmt: skip
+        return weights
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """To the rows alone."""
+        indices, ratio, weights = ctx.saved_tensors
+        to_drawn = torch.empty(indices.shape, dtype=ctx.dtype, device=indices.device)
+        with on_device_of(indices):
+            _weigh_back[(len(indices),)](
+                gradient.contiguous(), ratio, weights, to_drawn, indices.shape[1],
+                CENTRED=ctx.centred,
+                POINTS=power_of_two(indices.shape[1]),
+            )  # fmt: skip
+        return to_drawn.new_zeros(ctx.shape).scatter_add_(1, indices, to_drawn), None, None, None
+
+
+@triton.jit(do_not_specialize=["n_positions", "n_patches"])  # type: ignore[untyped-decorator]
+def _weigh(  # type: ignore[no-untyped-def]
+    rows, indices, ratios, weights, n_positions, n_patches, POINTS: tl.constexpr
+):
+    """Weights of one image. The product is of float64, which a ratio may need."""
+    image = tl.program_id(0).to(tl.int64)
+    point = tl.arange(0, POINTS)
+    inside = point < n_patches
+    target = image * n_patches + point
+    index = tl.load(indices + target, mask=inside, other=0)
+    attention = tl.load(rows + image * n_positions + index, mask=inside, other=0.0)
+    ratio = tl.load(ratios + target, mask=inside, other=0.0)
+    tl.store(weights + target, attention.to(tl.float64) * ratio, mask=inside)
+
+
+@triton.jit(do_not_specialize=["n_patches"])  # type: ignore[untyped-decorator]
+def _weigh_back(  # type: ignore[no-untyped-def]
+    gradients,
+    ratios,
+    weights,
+    to_drawn,
+    n_patches,
+    CENTRED: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """Gradient to the attention that was drawn from one image."""
+    image = tl.program_id(0).to(tl.int64)
+    point = tl.arange(0, POINTS)
+    inside = point < n_patches
+    target = image * n_patches + point
+    gradient = tl.load(gradients + target, mask=inside, other=0.0).to(tl.float64)
+    ratio = tl.load(ratios + target, mask=inside, other=0.0)
+    if CENTRED:
+        weight = tl.load(weights + target, mask=inside, other=0.0).to(tl.float64)
+        gradient -= tl.sum(weight * gradient, 0)
+    tl.store(to_drawn + target, ratio * gradient, mask=inside)

@@ -1,0 +1,142 @@
+"""The kernels of a GPU, run by Triton's interpreter, which needs none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+PATCHES = """
+import torch
+from ats import SparseImages, extract_patches
+from ats.kernels.patches import copy_patches, scatter_patches
+
+generator = torch.Generator().manual_seed(0)
+SHAPES = {(40,): (7,), (20, 30): (5, 9), (90, 70): (80, 50), (6, 5): (8, 9), (9, 10, 8): (3, 4, 5)}
+for shape, size in SHAPES.items():
+    for dtype in (torch.float32, torch.uint8, torch.bfloat16):
+        pixels = 200 * torch.rand(2, 3, *shape, generator=generator)
+        pixels *= torch.rand(pixels.shape, generator=generator) < 0.3
+        image = pixels.to(dtype)
+        offsets = torch.randint(-9, 60, (2, 4, len(shape)), generator=generator)
+        wanted = extract_patches(image, offsets, size)
+        found = copy_patches(image, offsets, size)
+        assert found.dtype == dtype and torch.equal(found, wanted), (shape, dtype)
+        turned = image.transpose(1, -1).contiguous().transpose(1, -1)
+        assert torch.equal(copy_patches(turned, offsets, size), wanted), (shape, dtype)
+        images = SparseImages.from_dense(image)
+        for indices in (images.indices, images.indices.int()):
+            given = indices, images.values, images.indptr, images.shape
+            found = scatter_patches(*given, offsets, size)
+            assert found.dtype == dtype and torch.equal(found, wanted), (shape, dtype)
+nothing = SparseImages.from_dense(torch.zeros(1, 1, 5, 5))
+given = nothing.indices, nothing.values, nothing.indptr, nothing.shape
+assert not scatter_patches(*given, torch.zeros(1, 2, 2, dtype=torch.int64), (3, 3)).any()
+print("equal")
+"""
+
+
+DRAWS = """
+import warnings
+
+import torch
+from ats.kernels.successive import draw_in_order
+from ats.kernels.systematic import walk
+from ats.sampling import successive, systematic
+from ats.sampling.design import Uniforms
+from ats.sampling.runs import Runs
+
+warnings.filterwarnings("ignore", "(divide by zero|invalid value) encountered")
+generator = torch.Generator().manual_seed(0)
+
+
+def noise(columns):
+    return torch.rand(3, columns, dtype=torch.float64, generator=generator)
+
+
+for shape, n_patches in (((37,), 37), ((37,), 1), ((13, 30), 10), ((21, 22), 4), ((3, 4, 5), 7)):
+    for spread in (0.1, 4.0, 40.0):
+        maps = spread * torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+        maps = maps.flatten(1).softmax(1).reshape(maps.shape)
+        # Nothing but one position, and nothing in half of them.
+        maps[0] = torch.eye(maps[0].numel())[5].reshape(shape)
+        maps[1].flatten()[::2] = 0
+        maps[1] /= maps[1].sum()
+        for attention in (maps, maps.float()):
+            runs = Runs(attention, n_patches)
+            context = shape, n_patches, spread, attention.dtype
+            points = noise(2)
+            mask = (points[:, :1] * systematic.mask_size(runs)).long()
+            middle = torch.full((3, 1), systematic.MIDDLE, dtype=torch.float64)
+            for given, start in ((points, None), (None, systematic.MIDDLE)):
+                begin = middle if given is None else points[:, 1:]
+                wanted = systematic.walk(runs, begin, mask * (given is not None), n_patches)
+                curve = runs.along_curve()
+                indices, ratio, valid = walk(runs, curve, given, start, n_patches, 1e-3)
+                assert valid.all(), context
+                assert torch.equal(indices, wanted[0]), context
+                torch.testing.assert_close(ratio, wanted[1], rtol=1e-5, atol=0)
+            points = noise(5 * n_patches)
+            wanted = successive.draw_in_order(runs, n_patches, Uniforms(points))
+            *found, valid = draw_in_order(runs, points, n_patches, 1e-3)
+            assert valid.all(), context
+            assert torch.equal(found[0], wanted.indices), context
+            torch.testing.assert_close(found[1], wanted.attention, rtol=1e-6, atol=0)
+            torch.testing.assert_close(found[2], wanted.outside, rtol=1e-6, atol=1e-15)
+good = torch.full((4, 5, 6), 1 / 30)
+runs = Runs(good, 3)
+bad = good.clone()
+bad[1] *= 1.1
+bad[2, 0, 0] *= -1
+bad[2, 0, 1] *= 3
+bad[3, 4, 5] = float("nan")
+runs.rows = bad.flatten(1)
+points = torch.rand(4, 15, dtype=torch.float64, generator=generator)
+valid = [True, False, False, False]
+assert walk(runs, runs.along_curve(), points, None, 3, 1e-3)[-1].tolist() == valid
+*found, found_valid = draw_in_order(runs, points, 3, 1e-3)
+assert found_valid.tolist() == valid
+assert ((found[0] >= 0) & (found[0] < 30)).all()
+print("equal")
+"""
+
+WEIGHTS = """
+import torch
+from ats.kernels.weights import importance_weights
+from ats.sampling import design
+
+generator = torch.Generator().manual_seed(0)
+for dtype in (torch.float32, torch.float64):
+    for centred in (False, True):
+        logits = torch.randn(3, 5, 7, generator=generator, dtype=dtype)
+        attention = logits.flatten(1).softmax(1).reshape(logits.shape)
+        # One of them twice, and one for which a ratio of float32 would be infinite.
+        indices = torch.tensor([[0, 3, 34], [5, 5, 6], [1, 2, 3]])
+        ratio = torch.rand(3, 3, generator=generator, dtype=torch.float64)
+        attention[2, 0, 1], ratio[2, 0] = 1e-38, 3e38
+        wanted, found = (attention.clone().requires_grad_() for _ in range(2))
+        drawn = wanted.flatten(1).gather(1, indices)
+        weights = design.importance_weights(drawn, ratio, centred)
+        own = importance_weights(found, indices, ratio, centred)
+        assert own.dtype == weights.dtype == dtype
+        torch.testing.assert_close(own, weights)
+        factor = torch.randn(3, 3, generator=generator, dtype=dtype)
+        (weights * factor).sum().backward()
+        (own * factor).sum().backward()
+        torch.testing.assert_close(found.grad, wanted.grad)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("program", [PATCHES, DRAWS, WEIGHTS], ids=["patches", "draws", "weights"])
+def test_kernels_find_what_other_ways_find(program: str, tmp_path: Path) -> None:
+    # Triton reads its environment when it is imported: another process.
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "equal\n"
