@@ -33,8 +33,9 @@ from ats import SparseImages
 from ats.datasets.batch import Batch
 from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
-from ats.training.batches import default_micro_batch
+from ats.training.batches import default_micro_batch, image_generators
 from ats.training.build import make_optimizer
+from ats.training.captured import CapturedStep
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "mnist.py"
 STAMP = 28
@@ -141,6 +142,10 @@ class Training:
             regularizer_strength=args.regularizer_strength,
             seed=args.seed,
         )
+        # As training has it.
+        self.captured = (
+            CapturedStep(model, self.module._terms) if self.device.type == "cuda" else None
+        )
         self.clipnorm: float = args.clipnorm
         self.optimizer = self.module.configure_optimizers()
         accelerator = "cpu" if self.device.type == "cpu" else "gpu"
@@ -159,17 +164,27 @@ class Training:
         self.optimizer.zero_grad()
         losses = []
         for number, batch in enumerate(self.batches):
-            with warnings.catch_warnings():
-                # There is no Lightning trainer here whose log the module could write to.
-                warnings.simplefilter("ignore")
-                loss = self.module.training_step(self._moved(batch), number)["loss"]
-            (loss / len(self.batches)).backward()
+            loss = self._objective(self._moved(batch), number)
+            torch.autograd.backward(loss / len(self.batches))
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clipnorm)
         self.optimizer.step()
         self._wait()
         self.loss = float(torch.stack(losses).mean())
         return Step(time.perf_counter() - start, time.process_time() - cpu_start)
+
+    def _objective(self, batch: Batch, number: int) -> Tensor:
+        """What a micro-batch minimises."""
+        if self.captured is not None:
+            generators = image_generators(self.module.seed, 0, batch.index.tolist())
+            terms = self.captured(batch, generators)
+            assert terms is not None, "the step was not captured"
+            return terms.objective
+        with warnings.catch_warnings():
+            # There is no Lightning trainer here whose log the module could write to.
+            warnings.simplefilter("ignore")
+            objective: Tensor = self.module.training_step(batch, number)["loss"]
+            return objective
 
     def memory(self) -> Memory:
         """Bytes used so far."""
