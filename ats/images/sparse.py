@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -129,8 +130,12 @@ class SparseImages:
         return values[place].masked_fill(~there, 0)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "SparseImages":
-        indices, values, indptr = map(function, (self.indices, self.values, self.indptr))
-        return SparseImages(indices, values, indptr, self.shape)
+        # Not made anew, which would check the order of them again.
+        other = copy(self)
+        other.indices, other.values, other.indptr = map(
+            function, (self.indices, self.values, self.indptr)
+        )
+        return other
 
     def _keys(self) -> Tensor:
         """Keys (nnz) of the non-zeros, ascending, see :meth:`_lines`."""

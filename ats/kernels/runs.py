@@ -3,6 +3,7 @@
 The counterpart of :mod:`ats.sampling.runs` for Triton.
 """
 
+import functools
 from typing import Any, Protocol
 
 import torch
@@ -10,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Warps of a program, and elements that it has at hand at once.
+# Warps of a program for each map, and elements that one for a part of a map has at hand at once.
 WARPS = 8
-ELEMENTS = 4096
+ELEMENTS = 2048
 # Kernels go to the current device, which need not be that of the tensors.
 on_device_of: Any = torch.cuda.device_of
 
@@ -47,7 +48,7 @@ def can_draw(maps: Maps, n_patches: int) -> bool:
         return False
     lanes = power_of_two(maps.length)
     points = power_of_two(2 * n_patches)
-    return power_of_two(maps.n_runs) <= 8192 and points <= 128 and points * lanes <= 2 * ELEMENTS
+    return power_of_two(maps.n_runs) <= 8192 and points <= 128 and points * lanes <= 4 * ELEMENTS
 
 
 def power_of_two(number: int) -> int:
@@ -61,10 +62,37 @@ def geometry(maps: Maps) -> tuple[int, ...]:
 
 
 def sizes(maps: Maps) -> dict[str, int]:
-    """Powers of two with room for the runs, the places of one, and the runs of a tile."""
+    """Powers of two with room for the runs, with the exponent, and for the places of one."""
+    runs = power_of_two(maps.n_runs)
+    return {"RUNS": runs, "BITS": runs.bit_length() - 1, "LANES": power_of_two(maps.length)}
+
+
+@functools.cache
+def validity(device: torch.device) -> Tensor:
+    """Whether all maps of this device were attention so far, (1) bool; never so again after it."""
+    return torch.ones(1, dtype=torch.bool, device=device)
+
+
+def summed_up(maps: Maps, arrays: int) -> Tensor:
+    """Mass and largest attention of each run, and room for more.
+
+    Args:
+        maps: of attention.
+        arrays: how many numbers for each run there is to be room for, at least 2.
+
+    Returns:
+        (B, arrays, T') float64, T' the power of two from T on. The mass is not a number where
+        attention is negative.
+    """
+    rows = maps.rows
     runs, lanes = power_of_two(maps.n_runs), power_of_two(maps.length)
     tile = max(1, min(runs, ELEMENTS // lanes))
-    return {"RUNS": runs, "BITS": runs.bit_length() - 1, "LANES": lanes, "TILE": tile}
+    out = torch.empty(len(rows), arrays, runs, dtype=torch.float64, device=rows.device)
+    with on_device_of(rows):
+        _sum_up[(len(rows), runs // tile)](
+            rows, out, out.stride(0), *geometry(maps), RUNS=runs, LANES=lanes, TILE=tile
+        )
+    return out
 
 
 @triton.jit
@@ -79,39 +107,38 @@ def look(rows, run, lanes, exists, width, length, per_line):  # type: ignore[no-
     return first, tl.where(inside & ~(values < 0), tl.maximum(values, _TINY), values)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def sum_up(  # type: ignore[no-untyped-def]
-    rows,
-    mass_of,
-    largest_of,
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["stride", "n_positions", "width", "length", "per_line", "n_runs"]
+)
+def _sum_up(  # type: ignore[no-untyped-def]
+    attention,
+    out,
+    stride,
+    n_positions,
     width,
     length,
     per_line,
     n_runs,
-    TOLERANCE: tl.constexpr,
+    RUNS: tl.constexpr,
     LANES: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Store mass and largest attention of each run.
-
-    Returns the sum, the largest attention, and whether this is attention.
-    """
+    """Sum up some runs of one map."""
+    image = tl.program_id(0).to(tl.int64)
+    run = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    rows = attention + image * n_positions
     lanes = tl.arange(0, LANES)[None, :]
-    total = tl.full([], 0.0, tl.float64)
-    largest = tl.full([], 0.0, tl.float64)
-    negative = tl.full([], 0, tl.int32)
-    for tile in range(0, n_runs, TILE):
-        run = tile + tl.arange(0, TILE)
-        exists = run < n_runs
-        _, values = look(rows, run, lanes, exists, width, length, per_line)
-        mass, peak = tl.sum(values, 1), tl.max(values, 1)
-        tl.store(mass_of + run, mass, mask=exists)
-        tl.store(largest_of + run, peak, mask=exists)
-        total += tl.sum(mass, 0)
-        largest = tl.maximum(largest, tl.max(peak, 0))
-        negative += tl.sum(tl.sum((values < 0).to(tl.int32), 1), 0)
-    tl.debug_barrier()
-    return total, largest, (tl.abs(total - 1) <= TOLERANCE) & (negative == 0)
+    _, values = look(rows, run, lanes, run < n_runs, width, length, per_line)
+    negative = tl.sum((values < 0).to(tl.int32), 1) > 0
+    mass = tl.where(negative, float("nan"), tl.sum(values, 1))
+    tl.store(out + image * stride + run, mass)
+    tl.store(out + image * stride + RUNS + run, tl.max(values, 1))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def check(total, valid, TOLERANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Note where the sum of a map is not 1, or not a number."""
+    tl.store(valid, 0, mask=~(tl.abs(total - 1) <= TOLERANCE))
 
 
 @triton.jit  # type: ignore[untyped-decorator]

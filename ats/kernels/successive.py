@@ -1,5 +1,7 @@
 """Successive sampling by one kernel: the counterpart of :mod:`ats.sampling.successive`."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -8,6 +10,7 @@ from torch import Tensor
 from ats.kernels.runs import (
     WARPS,
     Maps,
+    check,
     geometry,
     hit,
     hit_within,
@@ -15,13 +18,30 @@ from ats.kernels.runs import (
     on_device_of,
     power_of_two,
     sizes,
-    sum_up,
+    summed_up,
+    validity,
 )
 
 
-def draw_in_order(
-    maps: Maps, noise: Tensor, n_patches: int, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class Found(NamedTuple):
+    """Successive samples.
+
+    Attributes:
+        indices: (B, N) in the order of drawing.
+        attention: (B, N) there, float64.
+        outside: (B, 1) attention left outside.
+        ratios: (B, N) importance ratios of Des Raj's estimator.
+        valid: (1) whether the maps are attention.
+    """
+
+    indices: Tensor
+    attention: Tensor
+    outside: Tensor
+    ratios: Tensor
+    valid: Tensor
+
+
+def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -> Found:
     """Successive sampling, see :func:`ats.sampling.successive.draw_in_order`.
 
     Args:
@@ -29,29 +49,25 @@ def draw_in_order(
         noise: (B, M) float64 in [0, 1), for two rounds of 2N draws and N - 2 of one.
         n_patches: N.
         tolerance: of the sum of attention, which is 1.
-
-    Returns:
-        Indices (B, N), their attention (B, N) float64, the attention that is left (B, 1), and
-        whether the maps are attention (B).
     """
     rows = maps.rows
-    n_images = len(rows)
-    runs = power_of_two(maps.n_runs)
-    indices = torch.empty(n_images, n_patches, dtype=torch.int64, device=rows.device)
-    drawn = torch.empty(n_images, n_patches, dtype=torch.float64, device=rows.device)
-    outside = torch.empty(n_images, 1, dtype=torch.float64, device=rows.device)
-    valid = torch.empty(n_images, dtype=torch.bool, device=rows.device)
-    scratch = torch.empty(n_images, 3 * runs, dtype=torch.float64, device=rows.device)
+    shape = len(rows), n_patches
+    attention, ratios = torch.empty(2, *shape, dtype=torch.float64, device=rows.device)
+    found = Found(
+        indices=torch.empty(shape, dtype=torch.int64, device=rows.device),
+        attention=attention,
+        outside=torch.empty(shape[0], 1, dtype=torch.float64, device=rows.device),
+        ratios=ratios,
+        valid=validity(rows.device),
+    )
+    scratch = summed_up(maps, 3)
     with on_device_of(rows):
-        _draw_in_order[(n_images,)](
+        _draw_in_order[(len(rows),)](
             rows,
             noise,
             noise.stride(0),
             scratch,
-            indices,
-            drawn,
-            outside,
-            valid,
+            *found,
             *geometry(maps),
             n_patches,
             TOLERANCE=tolerance,
@@ -59,10 +75,10 @@ def draw_in_order(
             **sizes(maps),
             num_warps=WARPS,
         )
-    return indices, drawn, outside, valid
+    return found
 
 
-@triton.jit(
+@triton.jit(  # type: ignore[untyped-decorator]
     do_not_specialize=[
         "noise_stride",
         "n_positions",
@@ -72,7 +88,7 @@ def draw_in_order(
         "n_runs",
         "n_patches",
     ]
-)  # type: ignore[untyped-decorator]
+)
 def _draw_in_order(  # type: ignore[no-untyped-def]
     attention,
     noise,
@@ -81,6 +97,7 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
     indices,
     drawn,
     outside,
+    ratios,
     valid,
     n_positions,
     width,
@@ -93,7 +110,6 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
     RUNS: tl.constexpr,
     BITS: tl.constexpr,
     LANES: tl.constexpr,
-    TILE: tl.constexpr,
 ):
     """Draw from one map: independent draws, without those that repeat an earlier one."""
     image = tl.program_id(0).to(tl.int64)
@@ -102,20 +118,16 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
     indices += image * n_patches
     drawn += image * n_patches
     mass_of = scratch + image * (3 * RUNS)
-    largest_of, ends_of = mass_of + RUNS, mass_of + 2 * RUNS
-    _, _, is_valid = sum_up(
-        rows, mass_of, largest_of, width, length, per_line, n_runs, TOLERANCE, LANES, TILE
-    )
-    tl.store(valid + image, is_valid)
+    ends_of = mass_of + 2 * RUNS
     number = tl.arange(0, RUNS)
     draw = tl.arange(0, DRAWS)
     lanes = tl.arange(0, LANES)[None, :]
     earlier = draw[None, :] < draw[:, None]
-    tl.store(mass_of + number, 0.0, mask=number >= n_runs)
     # Where this is no attention, there may be nothing to find.
     tl.store(indices + draw, 0, mask=draw < n_patches)
-    tl.debug_barrier()
+    tl.store(drawn + draw, 1.0, mask=draw < n_patches)
     mass = tl.load(mass_of + number)
+    check(tl.sum(mass, 0), valid, TOLERANCE)
     found = tl.full([], 0, tl.int32)
     used = tl.full([], 0, tl.int32)
     step = tl.full([], 0, tl.int32)
@@ -148,4 +160,9 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
         found = now
         used += wanted
         step += 1
-    tl.store(outside + image, tl.sum(mass, 0))
+    left = tl.sum(mass, 0)
+    tl.store(outside + image, left)
+    chance = tl.load(drawn + draw, mask=draw < n_patches, other=0.0)
+    remaining = left + tl.cumsum(chance, 0, reverse=True)
+    ratio = (remaining / chance + (n_patches - 1 - draw)) / n_patches
+    tl.store(ratios + image * n_patches + draw, ratio, mask=draw < n_patches)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ats.kernels.runs import (
     WARPS,
     Maps,
+    check,
     geometry,
     hit,
     hit_within,
@@ -15,7 +16,8 @@ from ats.kernels.runs import (
     on_device_of,
     power_of_two,
     sizes,
-    sum_up,
+    summed_up,
+    validity,
 )
 
 
@@ -38,17 +40,16 @@ def walk(
         tolerance: of the sum of attention, which is 1.
 
     Returns:
-        Indices (B, N), importance ratios (B, N) float64, and whether the maps are attention (B).
+        Indices (B, N), importance ratios (B, N) float64, and whether the maps are attention (1).
     """
     rows = maps.rows
-    n_images = len(rows)
-    runs = power_of_two(maps.n_runs)
-    indices = torch.empty(n_images, n_patches, dtype=torch.int64, device=rows.device)
-    ratios = torch.empty(n_images, n_patches, dtype=torch.float64, device=rows.device)
-    valid = torch.empty(n_images, dtype=torch.bool, device=rows.device)
-    scratch = torch.empty(n_images, 3 * runs, dtype=torch.float64, device=rows.device)
+    shape = len(rows), n_patches
+    indices = torch.empty(shape, dtype=torch.int64, device=rows.device)
+    ratios = torch.empty(shape, dtype=torch.float64, device=rows.device)
+    valid = validity(rows.device)
+    scratch = summed_up(maps, 5)
     with on_device_of(rows):
-        _walk[(n_images,)](
+        _walk[(len(rows),)](
             rows,
             curve,
             # Without noise it is not looked at.
@@ -72,44 +73,56 @@ def walk(
 @triton.jit  # type: ignore[untyped-decorator]
 def _scale(  # type: ignore[no-untyped-def]
     rows,
-    mass_of,
-    largest_of,
-    total,
+    mass,
     largest,
+    total,
+    list_of,
+    included_of,
     width,
     length,
     per_line,
-    n_runs,
     n_patches,
+    POINTS: tl.constexpr,
+    RUNS: tl.constexpr,
     LANES: tl.constexpr,
-    TILE: tl.constexpr,
 ):
-    """The c with which min(1, c a) sums to N: more are certain the larger it is, and it rises."""
+    """The c with which min(1, c a) sums to N; sums of that over runs (RUNS) are stored.
+
+    The larger c is, the more positions are certain. It rises until there are no more, and these
+    lie in no more than N runs.
+    """
+    number = tl.arange(0, RUNS)
+    point = tl.arange(0, POINTS)
     lanes = tl.arange(0, LANES)[None, :]
     scale = n_patches / total
     certain = tl.full([], 0, tl.int32)
-    goes_on = scale * largest >= 1
+    goes_on = tl.max(largest, 0) * scale >= 1
     while goes_on:
-        count = tl.full([], 0, tl.int32)
-        rest = tl.full([], 0.0, tl.float64)
-        for tile in range(0, n_runs, TILE):
-            run = tile + tl.arange(0, TILE)
-            exists = run < n_runs
-            peak = tl.load(largest_of + run, mask=exists, other=0.0)
-            if tl.max(peak, 0) * scale >= 1:
-                _, values = look(rows, run, lanes, exists, width, length, per_line)
-                large = values * scale >= 1
-                count += tl.sum(tl.sum(large.to(tl.int32), 1), 0)
-                rest += tl.sum(tl.sum(tl.where(large, 0.0, values), 1), 0)
-            else:
-                rest += tl.sum(tl.load(mass_of + run, mask=exists, other=0.0), 0)
+        heavy = largest * scale >= 1
+        slot = tl.cumsum(heavy.to(tl.int32), 0) - 1
+        tl.store(list_of + slot, number.to(tl.float64), mask=heavy & (slot < POINTS))
+        tl.debug_barrier()
+        listed = point < tl.max(slot, 0) + 1
+        run = tl.load(list_of + point, mask=listed, other=0.0).to(tl.int32)
+        _, values = look(rows, run, lanes, listed, width, length, per_line)
+        chance = values * scale
+        tl.store(included_of + run, tl.sum(tl.minimum(chance, 1.0), 1), mask=listed)
+        count = tl.sum(tl.sum((chance >= 1).to(tl.int32), 1), 0)
+        rest = tl.sum(tl.where(heavy, 0.0, mass), 0)
+        rest += tl.sum(tl.sum(tl.where(chance >= 1, 0.0, values), 1), 0)
         goes_on = (count > certain) & (count < n_patches)
         scale = tl.where(goes_on, (n_patches - count) / rest, scale)
         certain = count
+        tl.debug_barrier()
+    heavy = largest * scale >= 1
+    stored = tl.load(included_of + number, mask=heavy, other=0.0)
+    tl.debug_barrier()
+    tl.store(included_of + number, tl.where(heavy, stored, mass * scale))
+    tl.debug_barrier()
     return scale
 
 
-@triton.jit(
+@triton.jit(  # type: ignore[untyped-decorator]
     do_not_specialize=[
         "noise_stride",
         "n_positions",
@@ -119,7 +132,7 @@ def _scale(  # type: ignore[no-untyped-def]
         "n_runs",
         "n_patches",
     ]
-)  # type: ignore[untyped-decorator]
+)
 def _walk(  # type: ignore[no-untyped-def]
     attention,
     curve,
@@ -141,13 +154,13 @@ def _walk(  # type: ignore[no-untyped-def]
     RUNS: tl.constexpr,
     BITS: tl.constexpr,
     LANES: tl.constexpr,
-    TILE: tl.constexpr,
 ):
     """Draw from one map."""
     image = tl.program_id(0).to(tl.int64)
     rows = attention + image * n_positions
-    mass_of = scratch + image * (3 * RUNS)
-    largest_of, ends_of = mass_of + RUNS, mass_of + 2 * RUNS
+    mass_of = scratch + image * (5 * RUNS)
+    largest_of, included_of = mass_of + RUNS, mass_of + 2 * RUNS
+    along_of, ends_of = mass_of + 3 * RUNS, mass_of + 4 * RUNS
     if START is None:
         mask = tl.load(noise + image * noise_stride) * (RUNS * LANES)
         mask = mask.to(tl.int32)
@@ -157,36 +170,35 @@ def _walk(  # type: ignore[no-untyped-def]
         start = tl.full([], START, tl.float64)
     block, mask = mask // LANES, mask % LANES
 
-    total, largest, is_valid = sum_up(
-        rows, mass_of, largest_of, width, length, per_line, n_runs, TOLERANCE, LANES, TILE
-    )
-    tl.store(valid + image, is_valid)
+    number = tl.arange(0, RUNS)
+    mass = tl.load(mass_of + number)
+    total = tl.sum(mass, 0)
+    check(total, valid, TOLERANCE)
     scale = _scale(
-        rows, mass_of, largest_of, total, largest, width, length, per_line, n_runs, n_patches,
-        LANES, TILE,
-    )  # fmt: skip
-    # The mass of each run, along the curve: what comes behind the last stands for nothing.
-    for tile in range(0, RUNS, TILE):
-        number = tile + tl.arange(0, TILE)
-        along = block ^ number
-        exists = along < n_runs
-        run = tl.load(curve + along, mask=exists, other=0)
-        included = tl.load(mass_of + run, mask=exists, other=0.0) * scale
-        peak = tl.load(largest_of + run, mask=exists, other=0.0)
-        if tl.max(peak, 0) * scale >= 1:
-            lanes = tl.arange(0, LANES)[None, :]
-            _, values = look(rows, run, lanes, exists, width, length, per_line)
-            included = tl.sum(tl.minimum(values * scale, 1.0), 1)
-        tl.store(ends_of + number, included)
-    tl.debug_barrier()
-    included = tl.load(ends_of + tl.arange(0, RUNS))
-    tl.debug_barrier()
-    # The largest of the runs are no longer needed.
-    tl.store(largest_of + tl.arange(0, RUNS), included)
+        rows,
+        mass,
+        tl.load(largest_of + number),
+        total,
+        along_of,
+        included_of,
+        width,
+        length,
+        per_line,
+        n_patches,
+        POINTS,
+        RUNS,
+        LANES,
+    )
+    # Along the curve; what comes behind the last run stands for nothing.
+    there = block ^ number
+    exists = there < n_runs
+    run = tl.load(curve + there, mask=exists, other=0)
+    included = tl.load(included_of + run, mask=exists, other=0.0)
+    tl.store(along_of + number, included)
 
     point = tl.arange(0, POINTS)
     steps = (start + point) / n_patches
-    number, share = hit(largest_of, ends_of, included, steps, RUNS, BITS)
+    number, share = hit(along_of, ends_of, included, steps, RUNS, BITS)
     run = tl.load(curve + tl.minimum(block ^ number, n_runs - 1))
     lanes = mask ^ tl.arange(0, LANES)[None, :]
     first, values = look(rows, run, lanes, point < n_patches, width, length, per_line)

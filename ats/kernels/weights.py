@@ -1,4 +1,4 @@
-"""Importance weights and their gradient by a kernel each."""
+"""What follows from indices that were drawn: positions, weights, and the gradient of these."""
 
 from typing import Any
 
@@ -8,6 +8,21 @@ import triton.language as tl
 from torch import Tensor
 
 from ats.kernels.runs import on_device_of, power_of_two
+
+_BLOCK = 256
+
+
+def coordinates(indices: Tensor, map_shape: tuple[int, ...]) -> Tensor:
+    """Positions (B, N, D) of indices (B, N) in flat maps, D at most 3."""
+    dim = len(map_shape)
+    out = torch.empty(*indices.shape, dim, dtype=torch.int64, device=indices.device)
+    _, height, width = (1, 1, 1, *map_shape)[-3:]
+    n_indices = indices.numel()
+    with on_device_of(indices):
+        _coordinates[(triton.cdiv(n_indices, _BLOCK),)](
+            indices.contiguous(), out, height, width, n_indices, DIM=dim, BLOCK=_BLOCK
+        )
+    return out
 
 
 def importance_weights(attention: Tensor, indices: Tensor, ratio: Tensor, centred: bool) -> Tensor:
@@ -95,3 +110,20 @@ def _weigh_back(  # type: ignore[no-untyped-def]
         weight = tl.load(weights + target, mask=inside, other=0.0).to(tl.float64)
         gradient -= tl.sum(weight * gradient, 0)
     tl.store(to_drawn + target, ratio * gradient, mask=inside)
+
+
+@triton.jit(do_not_specialize=["height", "width", "n_indices"])  # type: ignore[untyped-decorator]
+def _coordinates(  # type: ignore[no-untyped-def]
+    indices, out, height, width, n_indices, DIM: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Of a block of indices."""
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = number < n_indices
+    index = tl.load(indices + number, mask=inside, other=0)
+    target = out + number * DIM
+    tl.store(target + DIM - 1, index % width if DIM > 1 else index, mask=inside)
+    if DIM == 2:
+        tl.store(target, index // width, mask=inside)
+    if DIM == 3:
+        tl.store(target + 1, index // width % height, mask=inside)
+        tl.store(target, index // width // height, mask=inside)

@@ -44,12 +44,12 @@ def tolerance_of(attention: Tensor) -> float:
 
 
 def check_later(valid: Tensor) -> None:
-    """Refuse with a RuntimeError, when the device has come that far, where not all is true.
+    """Refuse with a RuntimeError, when the device has come that far, where that is false.
 
     Args:
-        valid: (B) bool, whether a map is attention.
+        valid: (1) bool.
     """
-    torch._assert_async(valid.all(), MESSAGE)
+    torch._assert_async(valid, MESSAGE)
 
 
 def _attention_fault(rows: Tensor, total: Tensor) -> str:

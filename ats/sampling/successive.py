@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -41,17 +41,12 @@ def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
     positions. It is also that of independent draws without those that repeat an earlier one, and
     these come many at once.
     """
-    # Every round adds a position at least.
-    rounds = ([TRIES * n_patches] * 2 + [1] * n_patches)[:n_patches]
-    points = uniform(runs.rows, sum(rounds), generator)
     if runs.kernels is not None:
-        *found, valid = runs.kernels.successive.draw_in_order(
-            runs, points, n_patches, tolerance_of(runs.rows)
-        )
-        check_later(valid)
-        return Drawn(*found)
-    noise = torch.split(points, rounds, 1)
+        found = draw_by_kernel(runs, n_patches, generator)
+        return Drawn(found.indices, found.attention, found.outside)
     mass = runs.mass()
+    rounds = rounds_of(n_patches)
+    noise = torch.split(uniform(mass, sum(rounds), generator), rounds, 1)
     # The last column is that of the draws that are not taken.
     index = torch.full((len(mass), n_patches + 1), NONE, device=mass.device)
     drawn = Drawn(index, mass.new_zeros(index.shape), mass)
@@ -68,6 +63,21 @@ def draw_in_order(runs: Runs, n_patches: int, generator: Generators) -> Drawn:
             values[rows] = new
     index, attention, outside = drawn
     return Drawn(index[:, :-1], attention[:, :-1], outside.sum(1, keepdim=True))
+
+
+def rounds_of(n_patches: int) -> list[int]:
+    """Draws of each round, of which every one adds a position at least."""
+    return ([TRIES * n_patches] * 2 + [1] * n_patches)[:n_patches]
+
+
+def draw_by_kernel(runs: Runs, n_patches: int, generator: Generators) -> Any:
+    """The same by the kernel of a GPU: its :class:`ats.kernels.successive.Found`."""
+    assert runs.kernels is not None
+    noise = uniform(runs.rows, sum(rounds_of(n_patches)), generator)
+    tolerance = tolerance_of(runs.rows)
+    found = runs.kernels.successive.draw_in_order(runs, noise, n_patches, tolerance)
+    check_later(found.valid)
+    return found
 
 
 def unfinished(indices: Tensor) -> Tensor | None:
@@ -150,6 +160,9 @@ class DesRaj(Design):
 
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Draw in order; the ratio is w_k / a_k."""
+        if runs.kernels is not None:
+            found = draw_by_kernel(runs, n_patches, generator)
+            return found.indices, found.ratios
         indices, attention, outside = draw_in_order(runs, n_patches, generator)
         return indices, des_raj_weights(attention, outside) / attention
 

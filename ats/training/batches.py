@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ats.ahead import Drawn, read_ahead
 from ats.datasets.batch import Batch
+from ats.threads import Threads
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -83,6 +84,33 @@ class EpochBatches(Sampler[list[int]]):
             own = order[start : start + self.batch_size][self.rank :: self.world_size]
             for first in range(0, len(own), self.micro_batch):
                 yield own[first : first + self.micro_batch].tolist()
+
+
+# One is enough to be a batch ahead.
+_LOADING = Threads(1, "ats-load")
+
+
+class PinningLoader(DataLoader[Batch]):
+    """A loader that fetches the next batch in a thread, and hands out page-locked memory.
+
+    For a GPU, which computes meanwhile: fetching a batch takes the host about as long as all else
+    that a step asks of it. Memory is locked by the thread that asks for the batch, since no other
+    one may while a step is captured (:mod:`ats.training.captured`).
+    """
+
+    def __iter__(self) -> Any:
+        """Batches in page-locked memory."""
+        batches = super().__iter__()
+        fetched = _LOADING.executor().submit(next, batches, None)
+        while (batch := fetched.result()) is not None:
+            fetched = _LOADING.executor().submit(next, batches, None)
+            yield pinned(batch)
+
+
+def pinned(batch: Batch) -> Batch:
+    """A batch in page-locked memory, from which copies to a GPU are asynchronous."""
+    fields = batch._asdict().items()
+    return batch._replace(**{n: v.pin_memory() for n, v in fields if hasattr(v, "pin_memory")})
 
 
 class AheadLoader(DataLoader[Batch]):

@@ -91,9 +91,10 @@ class CapturedStep:
         counted = Counted(len(batch.target), batch.target.device)
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            # Once as it is: kernels are compiled, what is kept is made, numbers are counted.
-            with torch.no_grad():
-                self.compute(batch, counted)
+            # Once as it is: kernels are compiled, what is kept is made, numbers are counted. And
+            # backwards, since compiling leaves references to what it is done for, and with them
+            # to nodes of autograd that would spoil the capture.
+            self._go_through(batch, counted)
             self.columns = counted.columns
             step = Step(self.model, self.compute, batch)
             # The graph reads these, whatever becomes of the batch.
@@ -116,6 +117,12 @@ class CapturedStep:
             # What was computed meanwhile is no training.
             for buffer, former in buffers:
                 buffer.copy_(former)
+
+    def _go_through(self, batch: Batch, numbers: Uniforms) -> None:
+        """Compute the terms and their gradients, and forget both."""
+        objective = self.compute(batch, numbers).objective
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        torch.autograd.grad(objective, parameters, allow_unused=True)
 
     def _numbers(self, batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
         """What generators give to the computation, in its order."""

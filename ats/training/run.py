@@ -25,7 +25,13 @@ from ats.ahead import Drawn
 from ats.datasets.batch import Batch, collate
 from ats.files import atomic_path, write_json
 from ats.nn import Classifier
-from ats.training.batches import AheadLoader, EpochBatches, default_micro_batch, normalises_batches
+from ats.training.batches import (
+    AheadLoader,
+    EpochBatches,
+    PinningLoader,
+    default_micro_batch,
+    normalises_batches,
+)
 from ats.training.build import Augmentation, augmentation, make_optimizer
 from ats.training.checkpoint import AtomicCheckpointIO, SaveEpoch
 from ats.training.diagnosis import Diagnosis
@@ -238,6 +244,8 @@ def _loaders(
         make: Any = DataLoader
         if draw is not None and seed is not None:
             make = partial(AheadLoader, draw=draw)
+        elif accelerator == "gpu" and not args.workers:
+            make = PinningLoader
         loader: DataLoader[Batch] = make(
             _as_dataset(dataset),
             batch_sampler=batches,
@@ -245,7 +253,7 @@ def _loaders(
             collate_fn=collate,
             num_workers=args.workers,
             persistent_workers=args.workers > 0,
-            pin_memory=accelerator == "gpu",
+            pin_memory=accelerator == "gpu" and make is not PinningLoader,
         )
         made.append(loader)
     return made[0], made[1]
