@@ -1,13 +1,23 @@
 """What only a GPU can show; skipped without one."""
 
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import ats
 from ats.affine import RandomAffine
-from ats.datasets.batch import Batch
+from ats.datasets.batch import Batch, collate
+from ats.datasets.make_megapixel_mnist import make_megapixel_mnist
+from ats.datasets.megapixel_mnist import MegapixelMNIST
 from ats.patches import fused_kernels
 from ats.sampling import DESIGNS
+from ats.training.batches import EpochBatches, PinningLoader
 from ats.training.captured import CapturedStep
 from ats.training.module import TrainingModule
 from ats.transforms import RandomChange
@@ -59,13 +69,18 @@ def test_nothing_synchronises_within_a_step(kind: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("n_patches", [4, 30])
+@pytest.mark.parametrize("shape", [(30,), (180, 180), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize("n_patches", [4, 30, 65])
 @pytest.mark.parametrize("name", DESIGNS)
-def test_draws_are_those_of_the_host(name: str, n_patches: int) -> None:
+def test_draws_are_those_of_the_host(name: str, n_patches: int, shape: tuple[int, ...]) -> None:
     """The same numbers choose the same positions, though the device never says how far it is."""
+    n_positions = math.prod(shape)
+    if n_patches > n_positions:
+        pytest.skip("more patches than positions")
     generator = torch.Generator().manual_seed(0)
-    attention = (6 * torch.randn(8, 30, generator=generator)).double().softmax(1)
-    attention[0] = torch.eye(30)[3]
+    attention = (6 * torch.randn(8, n_positions, generator=generator)).double().softmax(1)
+    attention[0] = torch.eye(n_positions)[3]
+    attention = attention.reshape(8, *shape)
 
     def draw(maps: torch.Tensor) -> ats.sampling.Sample:
         generators = [torch.Generator().manual_seed(number) for number in range(8)]
@@ -75,11 +90,75 @@ def test_draws_are_those_of_the_host(name: str, n_patches: int) -> None:
     positions = found.positions.cpu()
     if name == "top":
         # Which of equally large ones come first is anyone's choice.
-        rows = attention.gather(1, positions[..., 0]), attention.gather(1, wanted.positions[..., 0])
+        images = torch.arange(8)[:, None]
+        rows = (attention[images, *p.unbind(2)] for p in (positions, wanted.positions))
         assert torch.equal(*rows)
     else:
         assert torch.equal(positions, wanted.positions)
     torch.testing.assert_close(found.weights.cpu(), wanted.weights)
+
+
+def test_weights_have_the_gradient_of_the_host() -> None:
+    logits = torch.randn(4, 20, 30, dtype=torch.float64)
+    factor = torch.randn(4, 9, dtype=torch.float64)
+
+    def gradient(device: str) -> torch.Tensor:
+        own = logits.detach().to(device).requires_grad_()
+        attention = own.flatten(1).softmax(1).reshape(own.shape)
+        generators = [torch.Generator().manual_seed(number) for number in range(4)]
+        weights = ats.sample(attention, 9, generator=generators).weights
+        (weights * factor.to(device)).sum().backward()
+        assert own.grad is not None
+        return own.grad.cpu()
+
+    torch.testing.assert_close(gradient("cuda"), gradient("cpu"))
+
+
+@pytest.mark.parametrize(("design", "kernel"), [("systematic", "_walk"), ("murthy", "_draw_in")])
+def test_draws_are_made_by_one_kernel(design: str, kernel: str) -> None:
+    attention = torch.full((2, 40, 50), 1 / 2000).cuda()
+    ats.sample(attention, 10, design=design)
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+        ats.sample(attention, 10, design=design)
+        torch.cuda.synchronize()
+    kernels = [event for event in profiler.events() if event.name.startswith(kernel)]
+    assert len(kernels) == 1
+
+
+def test_what_is_no_attention_stops_the_device() -> None:
+    program = """
+import ats, torch
+attention = torch.full((2, 20, 30), 1 / 600).cuda()
+attention[1] *= FAULT
+ats.sample(attention, 4, design=DESIGN)
+torch.cuda.synchronize()
+"""
+    for design in ("systematic", "des-raj"):
+        for fault, fails in ((1.0, False), (1.1, True), (float("nan"), True)):
+            given = f"DESIGN, FAULT = {design!r}, float('{fault}')"
+            command = [sys.executable, "-c", given + program]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert (done.returncode != 0) == fails, done.stderr
+            assert ("assert" in done.stderr) == fails, done.stderr
+
+
+def test_batches_are_fetched_ahead_into_locked_memory(tmp_path: Path) -> None:
+    make_megapixel_mnist(tmp_path, digits="optdigits", n_train=20, n_test=4)
+    data: Any = MegapixelMNIST(tmp_path)
+    batches = EpochBatches(20, batch_size=6, micro_batch=6, seed=0)
+    options: dict[str, Any] = {"batch_sampler": batches, "collate_fn": collate}
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        found = list(PinningLoader(data, **options))
+        wanted = list(DataLoader(data, **options))
+        assert len(found) == len(wanted) == 3
+        for own, other in zip(found, wanted, strict=True):
+            assert torch.equal(own.index, other.index)
+            assert torch.equal(own.x_low, other.x_low)
+            assert torch.equal(own.x_high.values, other.x_high.values)
+            assert own.x_low.is_pinned()
+            assert own.x_high.values.is_pinned()
 
 
 PATCHES = {

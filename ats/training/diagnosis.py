@@ -113,16 +113,23 @@ def constant_loss(loss: Any, targets: Tensor, weights: Tensor | None, n_outputs:
         weights: of the classes.
         n_outputs: T.
     """
+    # Of classes there are few, however many images.
+    distinct, counts = torch.unique(targets, return_counts=True, dim=0)
+    shares = counts / len(targets)
     logits = torch.zeros(n_outputs, device=targets.device, requires_grad=True)
     search = torch.optim.LBFGS([logits], max_iter=50, line_search_fn="strong_wolfe")
 
+    def mean() -> Tensor:
+        losses: Tensor = loss(logits.expand(len(distinct), -1), distinct, weights)
+        return torch.sum(losses * shares)
+
     def evaluate() -> Tensor:
         search.zero_grad()
-        mean: Tensor = loss(logits.expand(len(targets), -1), targets, weights).mean()
-        torch.autograd.backward(mean)
-        return mean
+        found = mean()
+        torch.autograd.backward(found)
+        return found
 
     with torch.enable_grad():
         search.step(evaluate)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        return float(loss(logits.expand(len(targets), -1), targets, weights).mean())
+        return float(mean())
