@@ -103,7 +103,7 @@ class CapturedStep:
                 "dtype": torch.get_autocast_dtype("cuda"),
                 "enabled": torch.is_autocast_enabled("cuda"),
             }
-            with _no_garbage(), torch.autocast("cuda", cache_enabled=False, **amp):
+            with _no_garbage(), _any_stream(), torch.autocast("cuda", cache_enabled=False, **amp):
                 graphed: Any = torch.cuda.make_graphed_callables(
                     step, tuple(examples), allow_unused_input=True
                 )
@@ -112,7 +112,9 @@ class CapturedStep:
         except Exception as error:
             # Whatever cannot be captured can be computed step by step.
             self.broken = True
-            warnings.warn(f"steps are not captured as a CUDA graph: {error}", stacklevel=2)
+            # What ends the capture complains of an earlier error, which is the one to know.
+            cause = error.__context__ or error
+            warnings.warn(f"steps are not captured as a CUDA graph: {cause}", stacklevel=2)
         finally:
             # What was computed meanwhile is no training.
             for buffer, former in buffers:
@@ -157,6 +159,23 @@ def _no_garbage() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def _any_stream() -> Iterator[None]:
+    """Do not warn of nodes of autograd that are left of torch's own warm-up, on another stream.
+
+    ``make_graphed_callables`` keeps the results of its last warm-up until it has captured.
+    """
+    warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if warn is None:
+        yield
+        return
+    warn(False)
+    try:
+        yield
+    finally:
+        warn(True)
 
 
 class Step(nn.Module):
