@@ -52,12 +52,18 @@ class Experiment(NamedTuple):
 FAST, PUBLISHED = "--recipe fast", "--recipe published"
 # A network that was trained on 1500 x 1500, where digits are as large.
 START = "{work}/mnist-1500-fast-{seed}/weights_014.safetensors"
+PEAKS = "--recipe peaks --start {work}/mnist-1500-long-{seed}/weights_029.safetensors"
 # The most important first.
 EXPERIMENTS = {
     "mnist-1500": Experiment(
         "Megapixel MNIST 1500 x 1500 with noise, 5,000 images",
         "",
-        {"fast": FAST, "published": f"{PUBLISHED} --epochs 500", "long": f"{FAST} --epochs 100"},
+        {
+            "fast": FAST,
+            "long": f"{FAST} --epochs 30",
+            "peaks": PEAKS,
+            "published": f"{PUBLISHED} --epochs 500",
+        },
         {
             "2019, epochs 1 to 210": 0.90,
             "2019, epoch 500": 0.20,

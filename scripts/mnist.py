@@ -23,15 +23,13 @@ if TYPE_CHECKING:
 # What is left of a smaller patch by the published network's convolutions is nothing.
 SMALLEST_PATCH = 13
 # What a recipe changes of the defaults of this script, besides those that scripts share.
-RECIPES: dict[str, dict[str, object]] = {
-    "fast": {
-        "attention": "halved",
-        "features": "residual",
-        "classifier": "votes",
-        "epochs": 15,
-        "weight_decay": 0.1,
-    },
+FAST: dict[str, object] = {
+    "attention": "halved",
+    "features": "residual",
+    "classifier": "votes",
+    "weight_decay": 0.1,
 }
+RECIPES = {"fast": {**FAST, "epochs": 15}, "peaks": {**FAST, "n_patches": 25}}
 # Beyond this many pixels a side, pictures are drawn on the small view.
 LARGEST_DRAWN = 4000
 

@@ -9,7 +9,7 @@ from programs import load
 
 from ats.nn import Classifier
 from ats.prior import local_contrast
-from ats.sampling import Published, Systematic
+from ats.sampling import Peaks, Published, Systematic
 from ats.training.arguments import add_training_arguments, parse_with_recipe
 from ats.training.build import make_optimizer, parameter_groups, sampling_arguments
 from ats.training.run import resolve_accelerator
@@ -77,6 +77,17 @@ def test_classifiers_by_name(script: SimpleNamespace, features: str, scale: str)
         assert type(model) is kind
         assert (model.scale is None) == (scale == "0")
         assert model(low, high)[0].shape == (2, 10)
+
+
+def test_the_peaks_recipe(script: SimpleNamespace) -> None:
+    args = script.parse(["data", "out", "--recipe", "peaks"])
+    fast = script.parse(["data", "out", "--recipe", "fast"])
+    differ = {name for name, value in vars(args).items() if getattr(fast, name) != value}
+    own = {"recipe", "epochs", "lr", "design", "inference", "regularizer_strength", "n_patches"}
+    assert differ == own
+    assert (args.epochs, args.n_patches, args.regularizer_strength) == (3, 25, 0)
+    options = sampling_arguments(args)
+    assert options["design"] == options["inference"] == Peaks()
 
 
 def test_a_script_has_the_last_word_on_a_recipe() -> None:

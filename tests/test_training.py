@@ -181,6 +181,21 @@ def test_a_training_starts_from_weights(data: Path, uninterrupted: Path, tmp_pat
     run("mnist.py", data, tmp_path / "started", *more)
 
 
+def test_training_on_peaks_leaves_the_attention(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    first = uninterrupted / "weights_003.safetensors"
+    given = (*SMALL, "--epochs", "1", "--start", first, "--recipe", "peaks", "--average", "0")
+    # The networks of that run, and what would move the attention by itself; on two devices, which
+    # wait for every gradient that they expect.
+    given += ("--attention", "published", "--features", "published", "--classifier", "linear")
+    given += ("--regularizer_strength", "1", "--micro_batch", "4")
+    run("mnist.py", data, tmp_path, *given, "--accelerator", "cpu", "--devices", "2")
+    wanted, got = load_file(first), weights(tmp_path, 0)
+    for name, tensor in wanted.items():
+        assert torch.equal(got[name], tensor) == name.startswith("sampling.attention."), name
+
+
 def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shared = ("--accelerator", "cpu", "--devices", "2", "--micro_batch", "4")
     run("mnist.py", data, tmp_path, *SMALL, "--epochs", "2", *shared)

@@ -1,4 +1,4 @@
-"""For prediction: positions that are apart, which count rather than weigh."""
+"""Positions that are apart, which count rather than weigh."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ class Peaks:
     more than how strongly attention expects it. For classifiers in which patches that show nothing
     abstain, such as :class:`ats.VotingClassifier`.
 
-    Deterministic and biased, without a gradient: for prediction, not for training.
+    Deterministic and biased, without a gradient to the attention: for prediction, and for the last
+    epochs of a training, in which the attention stays as it is, so that the rest learns from what
+    it is then given.
 
     Args:
         spacing: distance below which positions are near each other, in positions, one for all

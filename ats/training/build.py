@@ -40,7 +40,9 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def training_design(name: str, *, centred: bool) -> sampling.DesignFunction:
-    """A design by name, centred if it can be and shall be."""
+    """A design by name, centred if it can be and shall be; or peaks, which are none."""
+    if name == "peaks":
+        return sampling.Peaks()
     design = sampling.resolve_design(name)
     if centred and isinstance(design, sampling.Design):
         return replace(design, centred=True)

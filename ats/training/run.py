@@ -25,6 +25,7 @@ from ats.ahead import Drawn
 from ats.datasets.batch import Batch, collate
 from ats.files import atomic_path, write_json
 from ats.nn import Classifier
+from ats.sampling import Peaks
 from ats.training.batches import (
     AheadLoader,
     EpochBatches,
@@ -94,6 +95,10 @@ def fit(
     """
     output = Path(args.output)
     accelerator = resolve_accelerator(args)
+    if isinstance(model.sampling.sample.design, Peaks):
+        # No gradient of the loss comes there: devices would wait for it, and the regulariser
+        # alone would undo what the attention has learnt.
+        model.sampling.attention.requires_grad_(False)
     micro = args.micro_batch or default_micro_batch(args.batch_size, args.devices, accelerator)
     parameters = run_parameters(args, data_parameters)
     if normalises_batches(model):
