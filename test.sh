@@ -8,4 +8,5 @@ ruff check .
 ruff format --check .
 mypy
 sphinx-build -W --keep-going -q -b html docs docs/_build/html
-pytest "$@"
+# Two at a time, a file to each: most tests wait for processes of their own.
+pytest -n 2 --dist loadfile "$@"
