@@ -144,13 +144,16 @@ def sampled_features(
     peaks = sampling.sample.spaced(Peaks(), attention, batch.x_low, shape)
     designs: tuple[DesignLike, ...] = (*FIXED[:-1], peaks)
     maps = [weight_maps(sample(attention, n_patches, design=d), attention) for d in designs]
-    average = Average(design, most)
-    drawn = sample(attention, n_patches, design=average, generator=generator)
-    maps.append(weight_maps(drawn, attention, most))
+    # Peaks are the same in every draw.
+    random = not isinstance(design, Peaks)
+    if random:
+        average = Average(design, most)
+        drawn = sample(attention, n_patches, design=average, generator=generator)
+        maps.append(weight_maps(drawn, attention, most))
     features = weighted_features(sampling, torch.cat(maps, 1), batch.x_low, batch.x_high)[0]
     found = {name: features[[place]] for place, name in enumerate(FIXED)}
     draws = features[len(FIXED) :]
-    for number in args.draws:
+    for number in args.draws if random else ():
         groups = torch.unflatten(draws[: most // number * number], 0, (-1, number))
         found[f"draws_{number}"] = groups.mean(1)
     return found

@@ -203,6 +203,14 @@ def test_runs_of_former_versions_and_other_designs(own: Path, tmp_path: Path) ->
     assert_measured_as_in_training(found["3"], own, 1e-6)
 
 
+def test_peaks_are_not_drawn(own: Path, tmp_path: Path) -> None:
+    change(own, design="peaks")
+    row = measure(own, tmp_path / "table.csv", "--n_patches", 3, "--draws", 1, 2)["3"]
+    assert row["peaks_error"]
+    assert not row["draws_1_error"]
+    assert not row["draws_2_loss"]
+
+
 def test_reduced_precision(data: Path, tmp_path: Path) -> None:
     run("mnist.py", data, tmp_path / "run", *SMALL, "--precision", "bf16")
     found = {
