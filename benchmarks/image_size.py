@@ -142,15 +142,14 @@ class Training:
             regularizer_strength=args.regularizer_strength,
             seed=args.seed,
         )
-        # As training has it.
-        self.captured = (
-            CapturedStep(model, self.module._terms) if self.device.type == "cuda" else None
-        )
         self.clipnorm: float = args.clipnorm
         self.optimizer = self.module.configure_optimizers()
         accelerator = "cpu" if self.device.type == "cpu" else "gpu"
         micro = micro_batch or default_micro_batch(batch_size, 1, accelerator)
         self.batches = make_batches(side, n_images=batch_size, micro_batch=micro)
+        # As training has it: gradients of a graph cannot be added up.
+        alone = self.device.type == "cuda" and len(self.batches) == 1
+        self.captured = CapturedStep(model, self.module._terms) if alone else None
 
     @property
     def n_nonzeros(self) -> int:

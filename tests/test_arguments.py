@@ -79,15 +79,18 @@ def test_classifiers_by_name(script: SimpleNamespace, features: str, scale: str)
         assert model(low, high)[0].shape == (2, 10)
 
 
-def test_the_peaks_recipe(script: SimpleNamespace) -> None:
-    args = script.parse(["data", "out", "--recipe", "peaks"])
-    fast = script.parse(["data", "out", "--recipe", "fast"])
+def test_the_peaks_recipe(script: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    args = script.parse(["data", "out", "--recipe", "peaks", "--start", "weights"])
+    fast = script.parse(["data", "out", "--recipe", "fast", "--start", "weights"])
     differ = {name for name, value in vars(args).items() if getattr(fast, name) != value}
     own = {"recipe", "epochs", "lr", "design", "inference", "regularizer_strength", "n_patches"}
     assert differ == own
     assert (args.epochs, args.n_patches, args.regularizer_strength) == (3, 25, 0)
     options = sampling_arguments(args)
     assert options["design"] == options["inference"] == Peaks()
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", "--recipe", "peaks"])
+    assert "--design peaks leaves the attention as it is" in capsys.readouterr().err
 
 
 def test_a_script_has_the_last_word_on_a_recipe() -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import ROOT, command, make_digits, rows, run
+from programs import ROOT, command, load, make_digits, rows, run
 from safetensors.torch import load_file
 from torch import nn
 
+from ats.datasets.megapixel_mnist import MegapixelMNIST
 from ats.files import locked
 from ats.training.averaged import Averaged
 from ats.training.batches import EpochBatches, default_micro_batch, image_generators
@@ -28,6 +29,7 @@ from ats.training.checkpoint import AtomicCheckpointIO
 from ats.training.folder import open_run
 from ats.training.history import COLUMNS
 from ats.training.report import exit_status
+from ats.training.run import fit
 
 # The learning rate rises from step to step, so that one that was not taken up again would show.
 SMALL = ("--patch_size", "24x24", "--n_patches", "3", "--batch_size", "8", "--warmup", "6")
@@ -194,6 +196,23 @@ def test_training_on_peaks_leaves_the_attention(
     wanted, got = load_file(first), weights(tmp_path, 0)
     for name, tensor in wanted.items():
         assert torch.equal(got[name], tensor) == name.startswith("sampling.attention."), name
+
+
+def test_what_peaks_hold_learns_again_afterwards(data: Path, tmp_path: Path) -> None:
+    script = load("scripts/mnist.py")
+    given = [str(data), str(tmp_path / "run"), *SMALL, "--epochs", "2", "--accelerator", "cpu"]
+    args = script.parse([*given, "--design", "peaks", "--start", "weights"])
+    sets = [MegapixelMNIST(data, train=train) for train in (True, False)]
+    model = script.build_model(args, 10)
+    norm = torch.nn.BatchNorm2d(1)
+    model.sampling.attention.append(norm)
+    before = [parameter.clone() for parameter in model.sampling.attention.parameters()]
+    fit(model, *sets, args, sets[0].parameters, [str(digit) for digit in range(10)])
+    assert norm.num_batches_tracked == 0
+    for parameter, former in zip(model.sampling.attention.parameters(), before, strict=True):
+        assert torch.equal(parameter, former)
+        assert parameter.requires_grad
+    assert norm.training == model.training
 
 
 def test_two_processes_equal_one(data: Path, uninterrupted: Path, tmp_path: Path) -> None:

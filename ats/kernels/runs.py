@@ -73,6 +73,12 @@ def validity(device: torch.device) -> Tensor:
     return torch.ones(1, dtype=torch.bool, device=device)
 
 
+def by_image(noise: Tensor, n_images: int) -> Tensor:
+    """Numbers (B, M), of which those of an image lie one after another."""
+    noise = noise.expand(n_images, -1)
+    return noise if noise.stride(1) == 1 else noise.contiguous()
+
+
 def summed_up(maps: Maps, arrays: int) -> Tensor:
     """Mass and largest attention of each run, and room for more.
 

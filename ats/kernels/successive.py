@@ -10,6 +10,7 @@ from torch import Tensor
 from ats.kernels.runs import (
     WARPS,
     Maps,
+    by_image,
     check,
     geometry,
     hit,
@@ -61,6 +62,7 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
         valid=validity(rows.device),
     )
     scratch = summed_up(maps, 3)
+    noise = by_image(noise, len(rows))
     with on_device_of(rows):
         _draw_in_order[(len(rows),)](
             rows,

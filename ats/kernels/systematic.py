@@ -8,6 +8,7 @@ from torch import Tensor
 from ats.kernels.runs import (
     WARPS,
     Maps,
+    by_image,
     check,
     geometry,
     hit,
@@ -47,14 +48,15 @@ def walk(
     indices = torch.empty(shape, dtype=torch.int64, device=rows.device)
     ratios = torch.empty(shape, dtype=torch.float64, device=rows.device)
     valid = validity(rows.device)
+    # Without noise it is not looked at.
+    numbers = ratios if noise is None else by_image(noise, len(rows))
     scratch = summed_up(maps, 5)
     with on_device_of(rows):
         _walk[(len(rows),)](
             rows,
             curve,
-            # Without noise it is not looked at.
-            ratios if noise is None else noise,
-            0 if noise is None else noise.stride(0),
+            numbers,
+            numbers.stride(0),
             scratch,
             indices,
             ratios,

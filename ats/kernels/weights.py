@@ -50,13 +50,14 @@ class _Weights(torch.autograd.Function):
         """Weights (B, N) of rows (B, K), indices (B, N) and ratios (B, N)."""
         dtype = torch.promote_types(rows.dtype, torch.float32)
         weights = torch.empty(indices.shape, dtype=dtype, device=rows.device)
-        ctx.save_for_backward(indices, ratio, weights)
         ctx.shape, ctx.dtype, ctx.centred = rows.shape, rows.dtype, centred
         with on_device_of(rows):
             _weigh[(len(rows),)](
                 rows, indices, ratio, weights, *rows.shape[1:], indices.shape[1],
                 POINTS=power_of_two(indices.shape[1]),
             )  # fmt: skip
+        # A copy, since the weights themselves may be changed in place.
+        ctx.save_for_backward(indices, ratio, weights.clone() if centred else ratio)
         return weights
 
     @staticmethod

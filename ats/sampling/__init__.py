@@ -93,7 +93,7 @@ def sample(
 
     Returns:
         Positions (B, N, D) int64 and weights (B, N); gradients flow from the weights to the
-        attention.
+        attention, where kernels draw on a GPU once, without gradients of their own.
 
     Raises:
         ValueError: attention is not finite, negative or does not sum to 1; N is not positive or

@@ -167,6 +167,11 @@ def parse_with_recipe(
     args = parser.parse_args(arguments)
     if args.weight_decay and args.optimizer != "adam":
         parser.error(f"--weight_decay needs --optimizer adam, not {args.optimizer}")
+    if args.design == "peaks" and getattr(args, "start", None) is None:
+        parser.error(
+            "--design peaks leaves the attention as it is, and is for weights that were trained "
+            "before: give them by --start, in a script that has it, or take another design"
+        )
     return args
 
 

@@ -95,7 +95,8 @@ class PinningLoader(DataLoader[Batch]):
 
     For a GPU, which computes meanwhile: fetching a batch takes the host about as long as all else
     that a step asks of it. Memory is locked by the thread that asks for the batch, since no other
-    one may while a step is captured (:mod:`ats.training.captured`).
+    one may while a step is captured (:mod:`ats.training.captured`). The data set is asked for a
+    batch while patches of the one before may still be read.
     """
 
     def __iter__(self) -> Any:

@@ -90,19 +90,20 @@ class CapturedStep:
         """Try to capture the computation."""
         counted = Counted(len(batch.target), batch.target.device)
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        amp: dict[str, Any] = {
+            "dtype": torch.get_autocast_dtype("cuda"),
+            "enabled": torch.is_autocast_enabled("cuda"),
+        }
         try:
             # Once as it is: kernels are compiled, what is kept is made, numbers are counted. And
             # backwards, since compiling leaves references to what it is done for, and with them
             # to nodes of autograd that would spoil the capture.
-            self._go_through(batch, counted)
+            with torch.autocast("cuda", cache_enabled=False, **amp):
+                self._go_through(batch, counted)
             self.columns = counted.columns
             step = Step(self.model, self.compute, batch)
             # The graph reads these, whatever becomes of the batch.
             examples = [t.clone() for t in self._tensors(batch, counted.numbers(), room=ROOM)]
-            amp: dict[str, Any] = {
-                "dtype": torch.get_autocast_dtype("cuda"),
-                "enabled": torch.is_autocast_enabled("cuda"),
-            }
             with _no_garbage(), _any_stream(), torch.autocast("cuda", cache_enabled=False, **amp):
                 graphed: Any = torch.cuda.make_graphed_callables(
                     step, tuple(examples), allow_unused_input=True
@@ -151,6 +152,8 @@ class CapturedStep:
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
     """Collect what is left of former graphs now: freed later, it would spoil the capture."""
+    # Weights that were cast hold on to nodes of autograd.
+    torch.clear_autocast_cache()
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

@@ -1,13 +1,14 @@
 """One training run, from a model and two data sets to a folder of results."""
 
 import argparse
+import contextlib
 import importlib.util
 import logging
 import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,16 +96,12 @@ def fit(
     """
     output = Path(args.output)
     accelerator = resolve_accelerator(args)
-    if isinstance(model.sampling.sample.design, Peaks):
-        # No gradient of the loss comes there: devices would wait for it, and the regulariser
-        # alone would undo what the attention has learnt.
-        model.sampling.attention.requires_grad_(False)
     micro = args.micro_batch or default_micro_batch(args.batch_size, args.devices, accelerator)
     parameters = run_parameters(args, data_parameters)
     if normalises_batches(model):
         # Statistics of batch norm are those of so many images, and may not change within a run.
         parameters["data"]["batch_norm_micro_batch"] = micro
-    with claim(output, resume=args.resume):
+    with _attention_as_it_is(model), claim(output, resume=args.resume):
         checkpoint = open_run(output, parameters, resume=args.resume)
         _quieten()
         module = TrainingModule(
@@ -219,6 +216,29 @@ def run_parameters(args: argparse.Namespace, data_parameters: Mapping[str, Any])
             "torch": torch.__version__,
         },
     }
+
+
+@contextlib.contextmanager
+def _attention_as_it_is(model: Classifier) -> Iterator[None]:
+    """Meanwhile the attention network does not change if the design has no gradient to it.
+
+    Devices would wait for that gradient, and the regulariser alone would undo what was learnt.
+    """
+    if not isinstance(model.sampling.sample.design, Peaks):
+        yield
+        return
+    attention = model.sampling.attention
+    learnt = [parameter for parameter in attention.parameters() if parameter.requires_grad]
+    was_training = attention.training
+    # Statistics of batch norm stay, too; Lightning asks whether that is intended.
+    attention.eval().requires_grad_(False)
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+    try:
+        yield
+    finally:
+        attention.train(was_training)
+        for parameter in learnt:
+            parameter.requires_grad_(True)
 
 
 def _first_epoch(checkpoint: Path | None) -> int:
