@@ -113,9 +113,13 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
     experiment, options = RUNS[name]
     data, folder = args.work / experiment, args.work / f"{name}-{seed}"
     made = (EXPERIMENTS[experiment].data or "").split()
-    given = [*options.format(work=args.work, seed=seed).split(), "--seed", str(seed), *extra]
+    given, shown = (
+        [*options.format(work=work, seed=seed).split(), "--seed", str(seed), *extra]
+        # As it is repeated elsewhere.
+        for work in (args.work, "runs")
+    )
     cost: dict[str, Any] = {
-        "command": f"python scripts/mnist.py data/{experiment} runs/{name} {' '.join(given)}",
+        "command": f"python scripts/mnist.py data/{experiment} runs/{name} {' '.join(shown)}",
         "data": " ".join(["python scripts/make_mnist.py", f"data/{experiment}", *made]),
         "device": device(extra),
         "commits": [],
