@@ -179,21 +179,23 @@ for kernel, own in KERNELS.items():
 """
 
 
-def test_kernels_compile(tmp_path: Path) -> None:
-    """The interpreter runs more than the compiler takes."""
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+def printed(program: str, cache: Path, **environment: str) -> str:
+    """What a program prints in a process of its own: Triton reads its environment when imported."""
     done = subprocess.run(
-        [sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment, "TRITON_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_kernels_compile(tmp_path: Path) -> None:
+    """The interpreter runs more than the compiler takes."""
+    printed(COMPILED, tmp_path)
 
 
 @pytest.mark.parametrize("program", [PATCHES, DRAWS, WEIGHTS], ids=["patches", "draws", "weights"])
 def test_kernels_find_what_other_ways_find(program: str, tmp_path: Path) -> None:
-    # Triton reads its environment when it is imported: another process.
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "equal\n"
+    assert printed(program, tmp_path, TRITON_INTERPRET="1") == "equal\n"

@@ -4,19 +4,18 @@ Imported on first use alone; where Triton is not installed, importing it fails.
 """
 
 import math
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ats.kernels.runs import on_device_of
+
 # Bits are copied, whatever they mean.
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BLOCK = 1024
 _LINES = 64
-# Kernels go to the current device, which need not be that of the tensors.
-_on_device_of: Any = torch.cuda.device_of
 
 
 def copy_patches(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -42,7 +41,7 @@ def copy_patches(image: Tensor, offsets: Tensor, size: tuple[int, ...]) -> Tenso
     n_pixels = math.prod(size)
     n_blocks = triton.cdiv(n_pixels, _BLOCK)
     grid = (math.prod(out.shape[:3]) * n_blocks,)
-    with _on_device_of(image):
+    with on_device_of(image):
         _copy[grid](
             image.view(bits),
             offsets.contiguous(),
@@ -93,7 +92,7 @@ def scatter_patches(
     n_lines = math.prod(extents[:2])
     n_blocks = triton.cdiv(n_lines, _LINES)
     grid = (math.prod(out.shape[:3]) * n_blocks,)
-    with _on_device_of(values):
+    with on_device_of(values):
         _scatter[grid](
             indices.contiguous(),
             values.contiguous().view(bits),

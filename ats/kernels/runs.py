@@ -14,6 +14,8 @@ from torch import Tensor
 # Warps of a program for each map, and elements that one for a part of a map has at hand at once.
 WARPS = 8
 ELEMENTS = 2048
+# Arguments of a draw for whose values no kernel is compiled anew: maps are of many sizes.
+VARYING = ("noise_stride", "n_positions", "width", "length", "per_line", "n_runs", "n_patches")
 # Kernels go to the current device, which need not be that of the tensors.
 on_device_of: Any = torch.cuda.device_of
 

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ats.kernels.runs import (
+    VARYING,
     WARPS,
     Maps,
     by_image,
@@ -80,17 +81,7 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
     return found
 
 
-@triton.jit(  # type: ignore[untyped-decorator]
-    do_not_specialize=[
-        "noise_stride",
-        "n_positions",
-        "width",
-        "length",
-        "per_line",
-        "n_runs",
-        "n_patches",
-    ]
-)
+@triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _draw_in_order(  # type: ignore[no-untyped-def]
     attention,
     noise,

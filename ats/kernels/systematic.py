@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ats.kernels.runs import (
+    VARYING,
     WARPS,
     Maps,
     by_image,
@@ -124,17 +125,7 @@ def _scale(  # type: ignore[no-untyped-def]
     return scale
 
 
-@triton.jit(  # type: ignore[untyped-decorator]
-    do_not_specialize=[
-        "noise_stride",
-        "n_positions",
-        "width",
-        "length",
-        "per_line",
-        "n_runs",
-        "n_patches",
-    ]
-)
+@triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _walk(  # type: ignore[no-untyped-def]
     attention,
     curve,

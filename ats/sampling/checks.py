@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-MESSAGE = "attention must be non-negative, finite and sum to 1"
-
 
 def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
     """Refuse what is no attention.
@@ -26,8 +24,7 @@ def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
     total = sums.sum(1, dtype=torch.promote_types(sums.dtype, torch.float32))
     valid = ((total - 1).abs() <= tolerance_of(attention)).all() & (rows.amin() >= 0)
     if valid.device.type == "cuda":
-        # Reading the answer would make the host wait for the device in every step.
-        torch._assert_async(valid, MESSAGE)
+        check_later(valid)
     elif not valid:
         raise ValueError(_attention_fault(rows, total))
 
@@ -47,9 +44,10 @@ def check_later(valid: Tensor) -> None:
     """Refuse with a RuntimeError, when the device has come that far, where that is false.
 
     Args:
-        valid: (1) bool.
+        valid: a single bool.
     """
-    torch._assert_async(valid, MESSAGE)
+    # Reading the answer would make the host wait for the device in every step.
+    torch._assert_async(valid, "attention must be non-negative, finite and sum to 1")
 
 
 def _attention_fault(rows: Tensor, total: Tensor) -> str:
