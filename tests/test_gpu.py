@@ -17,7 +17,7 @@ from ats.datasets.make_megapixel_mnist import make_megapixel_mnist
 from ats.datasets.megapixel_mnist import MegapixelMNIST
 from ats.patches import fused_kernels
 from ats.sampling import DESIGNS
-from ats.training.batches import EpochBatches, PinningLoader
+from ats.training.batches import EpochBatches, PinningLoader, pinned
 from ats.training.captured import CapturedStep
 from ats.training.module import TrainingModule
 from ats.transforms import RandomChange
@@ -67,6 +67,26 @@ def test_nothing_synchronises_within_a_step(kind: str) -> None:
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_batches_are_sent_without_waiting_for_the_device() -> None:
+    sampling = ats.AttentionSampling(torch.nn.Identity(), torch.nn.Flatten(), 4, (16, 16))
+    model = ats.Classifier(sampling, 256, 3)
+    module = TrainingModule(model, optimizer=torch.optim.Adam, regularizer_strength=0.1, seed=0)
+    pixels = torch.rand(2, 1, 300, 200) * (torch.rand(2, 1, 300, 200) < 0.1)
+    target, index = torch.tensor([0, 2]), torch.arange(2)
+    small, images = pixels[:, :, ::10, ::10], ats.SparseImages.from_dense(pixels)
+    batch = pinned(Batch(small, images, target, index))
+    device = torch.device("cuda")
+    module.transfer_batch_to_device(batch, device, 0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        moved = module.transfer_batch_to_device(batch, device, 0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(moved.x_high.to_dense().cpu(), pixels)
 
 
 # More than 64 are not drawn by a kernel; no map has fewer positions than are drawn.

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ats.ahead import Drawn
 from ats.datasets.batch import Batch
 from ats.entropy import entropy
+from ats.images import SparseImages
 from ats.nn import AttentionSamplingOutput, Classifier
 from ats.sampling import Generators
 from ats.training.averaged import Averaged
@@ -127,6 +128,10 @@ class TrainingModule(lightning.LightningModule):
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
         """All of it but the numbers of the images, which are read on the host in every step."""
+        if isinstance(batch.x_high, SparseImages):
+            # Lightning would wait for all that the device has to do, unless it moves a tensor.
+            images = batch.x_high.to(device, non_blocking=device.type == "cuda")
+            batch = batch._replace(x_high=images)
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved._replace(index=batch.index)
 
