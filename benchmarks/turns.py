@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -137,11 +138,12 @@ def serve(step: Callable[[], Step], memory: Callable[[], Memory], **about: Any) 
 class Worker:
     """A process that runs :func:`serve`, and takes a step when told to.
 
+    It is not waited for until it is asked: several import what they need at the same time.
+
     Args:
         command: script and arguments.
 
     Attributes:
-        about: what it said that it works on.
         steps: what its steps took.
     """
 
@@ -149,8 +151,13 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.about: dict[str, Any] = self._answer()
         self.steps: list[Step] = []
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What it says that it works on."""
+        answer: dict[str, Any] = self._answer()
+        return answer
 
     def __enter__(self) -> "Worker":
         return self
@@ -173,6 +180,8 @@ class Worker:
         return Memory(**self._ask("memory"))
 
     def _ask(self, command: str) -> Any:
+        # The first line that it prints.
+        _ = self.about
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()

@@ -153,7 +153,7 @@ POINTERS = {
     "valid": "*i1",
 }
 SIZES = dict(BLOCK=64, CENTRED=True, DIM=2, DRAWS=8, POINTS=4, RUNS=16, BITS=4, LANES=8, TILE=8)
-SIZES |= dict(START=None, TOLERANCE=1e-3, LINES=8, STEPS=8)
+SIZES |= dict(START=None, TOLERANCE=1e-3, LINES=8, STEPS=8, STRIP=4)
 SIZES |= dict(height=5, width=5, n_lines=5, n_pixels=25, n_blocks=1)
 BITS = dict.fromkeys(("image", "values", "out"), "*i8")
 KERNELS = {

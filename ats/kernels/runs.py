@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Warps of a program for each map, and elements that one for a part of a map has at hand at once.
-WARPS = 8
+# Elements that a program for a part of a map has at hand at once.
 ELEMENTS = 2048
+# Lanes of a run that are read at once to sum it up: those of a sector of memory.
+STRIP = 8
 # Arguments of a draw for whose values no kernel is compiled anew: maps are of many sizes.
 VARYING = ("noise_stride", "n_positions", "width", "length", "per_line", "n_runs", "n_patches")
 # Kernels go to the current device, which need not be that of the tensors.
@@ -98,17 +99,23 @@ def summed_up(maps: Maps, arrays: int) -> Tensor:
     out = torch.empty(len(rows), arrays, runs, dtype=torch.float64, device=rows.device)
     with on_device_of(rows):
         _sum_up[(len(rows), runs // tile)](
-            rows, out, out.stride(0), *geometry(maps), RUNS=runs, LANES=lanes, TILE=tile
-        )
+            rows, out, out.stride(0), *geometry(maps),
+            RUNS=runs, LANES=lanes, TILE=tile, STRIP=min(lanes, STRIP),
+        )  # fmt: skip
     return out
+
+
+@triton.jit
+def place_of(run, width, length, per_line):  # type: ignore[no-untyped-def]
+    """First index and length of runs."""
+    place = run % per_line * length
+    return run // per_line * width + place, tl.minimum(width - place, length)
 
 
 @triton.jit
 def look(rows, run, lanes, exists, width, length, per_line):  # type: ignore[no-untyped-def]
     """First index of some runs (M), and attention (M, P) at lanes (1, P) or (M, P); 0 elsewhere."""
-    place = run % per_line * length
-    first = run // per_line * width + place
-    size = tl.minimum(width - place, length)
+    first, size = place_of(run, width, length, per_line)
     inside = exists[:, None] & (lanes < size[:, None])
     values = tl.load(rows + first[:, None] + lanes, mask=inside, other=0.0).to(tl.float64)
     # What is negative or not a number stays so.
@@ -130,17 +137,29 @@ def _sum_up(  # type: ignore[no-untyped-def]
     RUNS: tl.constexpr,
     LANES: tl.constexpr,
     TILE: tl.constexpr,
+    STRIP: tl.constexpr,
 ):
     """Sum up some runs of one map."""
     image = tl.program_id(0).to(tl.int64)
     run = tl.program_id(1) * TILE + tl.arange(0, TILE)
     rows = attention + image * n_positions
-    lanes = tl.arange(0, LANES)[None, :]
-    _, values = look(rows, run, lanes, run < n_runs, width, length, per_line)
-    negative = tl.sum((values < 0).to(tl.int32), 1) > 0
-    mass = tl.where(negative, float("nan"), tl.sum(values, 1))
-    tl.store(out + image * stride + run, mass)
-    tl.store(out + image * stride + RUNS + run, tl.max(values, 1))
+    first, size = place_of(run, width, length, per_line)
+    dtype = attention.dtype.element_ty
+    mass = tl.zeros([TILE, STRIP], dtype)
+    largest, least = mass, mass
+    # Few lanes at a time: each thread sums up its own, and few threads have to share theirs.
+    for strip in tl.static_range(LANES // STRIP):
+        lanes = strip * STRIP + tl.arange(0, STRIP)[None, :]
+        inside = (run < n_runs)[:, None] & (lanes < size[:, None])
+        values = tl.load(rows + first[:, None] + lanes, mask=inside, other=0.0)
+        mass += values
+        largest = tl.maximum(largest, values)
+        least = tl.minimum(least, values)
+    # A run of zeros has their mass, too.
+    total = tl.sum(mass, 1).to(tl.float64) + size * _TINY
+    total = tl.where(tl.min(least, 1) < 0, float("nan"), total)
+    tl.store(out + image * stride + run, tl.where(run < n_runs, total, 0.0))
+    tl.store(out + image * stride + RUNS + run, tl.max(largest, 1).to(tl.float64))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -152,25 +171,30 @@ def check(total, valid, TOLERANCE: tl.constexpr):  # type: ignore[no-untyped-def
 @triton.jit  # type: ignore[untyped-decorator]
 def search(ends, points, BITS: tl.constexpr):  # type: ignore[no-untyped-def]
     """The first of 2^BITS ascending numbers that is above each point; the last if none is."""
-    low = tl.zeros_like(points).to(tl.int32)
-    for bit in tl.static_range(BITS):
-        half = 1 << (BITS - 1 - bit)
-        below = tl.load(ends + low + half - 1) <= points
-        low = tl.where(below, low + half, low)
-    return low
+    # In two steps, each of which waits for memory once.
+    FINE: tl.constexpr = 1 << (BITS // 2)
+    COARSE: tl.constexpr = 1 << (BITS - BITS // 2)
+    last = tl.load(ends + tl.arange(0, COARSE) * FINE + (FINE - 1))
+    block = tl.sum((last[None, :] <= points[:, None]).to(tl.int32), 1)
+    block = tl.minimum(block, COARSE - 1)
+    near = tl.load(ends + block[:, None] * FINE + tl.arange(0, FINE)[None, :])
+    place = tl.sum((near <= points[:, None]).to(tl.int32), 1)
+    return block * FINE + tl.minimum(place, FINE - 1)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def hit_within(mass, share, LANES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The place in each row (M, P) at a share (M) of its mass, and the mass there."""
+def hit_within(mass, share, wanted, LANES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The place in each row (M, P) at a share (M) of its mass, and the mass there, where wanted."""
     lane = tl.arange(0, LANES)[None, :]
     ends = tl.cumsum(mass, 1)
     point = tl.minimum(share, tl.full([], _BELOW_ONE, tl.float64)) * tl.max(ends, 1)
     found = tl.minimum(tl.sum((ends <= point[:, None]).to(tl.int32), 1), LANES - 1)
     chosen = tl.sum(tl.where(lane == found[:, None], mass, 0.0), 1)
     # Sums of many at once may rise by a rounding where there is nothing.
-    found = tl.where(chosen > 0, found, tl.argmax(mass, 1))
-    return found, tl.where(chosen > 0, chosen, tl.max(mass, 1))
+    if tl.sum((wanted & ~(chosen > 0)).to(tl.int32), 0) > 0:
+        found = tl.where(chosen > 0, found, tl.argmax(mass, 1))
+        chosen = tl.where(chosen > 0, chosen, tl.max(mass, 1))
+    return found, chosen
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -185,8 +209,11 @@ def hit(mass_of, ends_of, mass, points, RUNS: tl.constexpr, BITS: tl.constexpr):
     points = tl.minimum(points, tl.full([], _BELOW_ONE, tl.float64)) * tl.max(ends, 0)
     number = search(ends_of, points, BITS)
     length = tl.load(mass_of + number)
-    heaviest = tl.argmax(mass, 0)
-    number = tl.where(length > 0, number, heaviest)
-    length = tl.where(length > 0, length, tl.max(mass, 0))
-    share = (points - (tl.load(ends_of + number) - length)) / length
+    end = tl.load(ends_of + number)
+    # As above.
+    if tl.sum((~(length > 0)).to(tl.int32), 0) > 0:
+        number = tl.where(length > 0, number, tl.argmax(mass, 0))
+        length = tl.load(mass_of + number)
+        end = tl.load(ends_of + number)
+    share = (points - (end - length)) / length
     return number, tl.minimum(tl.maximum(share, 0.0), 1.0)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ats.kernels.runs import (
     VARYING,
-    WARPS,
     Maps,
     by_image,
     check,
@@ -23,6 +22,9 @@ from ats.kernels.runs import (
     summed_up,
     validity,
 )
+
+# Of the program for a map.
+WARPS = 16
 
 
 class Found(NamedTuple):
@@ -81,6 +83,18 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
     return found
 
 
+@triton.jit
+def _without(values, position, indices, begin, end):  # type: ignore[no-untyped-def]
+    """Values, but 0 at the positions that stand at places begin to end of the indices."""
+    for place in range(begin, end, 4):
+        # Memory is waited for once for all four.
+        for ahead in tl.static_range(4):
+            inside = place + ahead < end
+            index = tl.load(indices + place + ahead, mask=inside, other=-1)
+            values = tl.where(position == index, 0.0, values)
+    return values
+
+
 @triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _draw_in_order(  # type: ignore[no-untyped-def]
     attention,
@@ -132,9 +146,8 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
         run = tl.minimum(run, n_runs - 1)
         first, values = look(rows, run, lanes, active, width, length, per_line)
         position = first[:, None] + lanes
-        for other in range(found):
-            values = tl.where(position == tl.load(indices + other), 0.0, values)
-        place, chance = hit_within(values, share, LANES)
+        values = _without(values, position, indices, 0, found)
+        place, chance = hit_within(values, share, active, LANES)
         new = first + place
         again = (new[:, None] == new[None, :]) & earlier
         fresh = active & (tl.max(again.to(tl.int32), 1) == 0)
@@ -144,8 +157,7 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
         tl.store(drawn + slot, chance, mask=taken)
         tl.debug_barrier()
         now = found + tl.sum(taken.to(tl.int32), 0)
-        for other in range(found, now):
-            values = tl.where(position == tl.load(indices + other), 0.0, values)
+        values = _without(values, position, indices, found, now)
         # What is left in a run is summed anew: a difference would cancel.
         tl.store(mass_of + run, tl.sum(values, 1), mask=active)
         tl.debug_barrier()

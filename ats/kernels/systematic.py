@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ats.kernels.runs import (
     VARYING,
-    WARPS,
     Maps,
     by_image,
     check,
@@ -21,6 +20,9 @@ from ats.kernels.runs import (
     summed_up,
     validity,
 )
+
+# Of the program for a map.
+WARPS = 8
 
 
 def walk(
@@ -91,31 +93,40 @@ def _scale(  # type: ignore[no-untyped-def]
 ):
     """The c with which min(1, c a) sums to N; sums of that over runs (RUNS) are stored.
 
-    The larger c is, the more positions are certain. It rises until there are no more, and these
-    lie in no more than N runs.
+    The larger c is, the more positions are certain. It rises until there are no more, first within
+    the runs that are known to have one, no more than N, then with those that have one by then.
     """
     number = tl.arange(0, RUNS)
     point = tl.arange(0, POINTS)
     lanes = tl.arange(0, LANES)[None, :]
     scale = n_patches / total
     certain = tl.full([], 0, tl.int32)
-    goes_on = tl.max(largest, 0) * scale >= 1
-    while goes_on:
+    n_listed = tl.full([], 0, tl.int32)
+    n_heavy = tl.sum((largest * scale >= 1).to(tl.int32), 0)
+    while n_heavy > n_listed:
         heavy = largest * scale >= 1
         slot = tl.cumsum(heavy.to(tl.int32), 0) - 1
         tl.store(list_of + slot, number.to(tl.float64), mask=heavy & (slot < POINTS))
         tl.debug_barrier()
-        listed = point < tl.max(slot, 0) + 1
+        n_listed = n_heavy
+        listed = point < n_listed
         run = tl.load(list_of + point, mask=listed, other=0.0).to(tl.int32)
         _, values = look(rows, run, lanes, listed, width, length, per_line)
-        chance = values * scale
-        tl.store(included_of + run, tl.sum(tl.minimum(chance, 1.0), 1), mask=listed)
-        count = tl.sum(tl.sum((chance >= 1).to(tl.int32), 1), 0)
-        rest = tl.sum(tl.where(heavy, 0.0, mass), 0)
-        rest += tl.sum(tl.sum(tl.where(chance >= 1, 0.0, values), 1), 0)
-        goes_on = (count > certain) & (count < n_patches)
-        scale = tl.where(goes_on, (n_patches - count) / rest, scale)
-        certain = count
+        outside = tl.sum(tl.where(heavy, 0.0, mass), 0)
+        n_sure = tl.zeros([POINTS], tl.int32)
+        left = tl.zeros([POINTS], tl.float64)
+        rises = n_listed > 0
+        while rises:
+            sure = values * scale >= 1
+            n_sure = tl.sum(sure.to(tl.int32), 1)
+            left = tl.sum(tl.where(sure, 0.0, values), 1)
+            count = tl.sum(n_sure, 0)
+            rest = outside + tl.sum(left, 0)
+            rises = (count > certain) & (count < n_patches)
+            scale = tl.where(rises, (n_patches - count) / rest, scale)
+            certain = tl.maximum(certain, count)
+        tl.store(included_of + run, n_sure + left * scale, mask=listed)
+        n_heavy = tl.sum((largest * scale >= 1).to(tl.int32), 0)
         tl.debug_barrier()
     heavy = largest * scale >= 1
     stored = tl.load(included_of + number, mask=heavy, other=0.0)
@@ -195,7 +206,8 @@ def _walk(  # type: ignore[no-untyped-def]
     run = tl.load(curve + tl.minimum(block ^ number, n_runs - 1))
     lanes = mask ^ tl.arange(0, LANES)[None, :]
     first, values = look(rows, run, lanes, point < n_patches, width, length, per_line)
-    place, chance = hit_within(tl.minimum(values * scale, 1.0), share, LANES)
+    included = tl.minimum(values * scale, 1.0)
+    place, chance = hit_within(included, share, point < n_patches, LANES)
     target = image * n_patches + point
     tl.store(indices + target, first + (mask ^ place), mask=point < n_patches)
     tl.store(ratios + target, 1 / chance, mask=point < n_patches)
