@@ -71,7 +71,9 @@ def test_nothing_synchronises_within_a_step(kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_batches_are_sent_without_waiting_for_the_device() -> None:
-    sampling = ats.AttentionSampling(torch.nn.Identity(), torch.nn.Flatten(), 4, (16, 16))
+    sampling = ats.AttentionSampling(
+        torch.nn.Identity(), torch.nn.Flatten(), n_patches=4, patch_size=(16, 16)
+    )
     model = ats.Classifier(sampling, 256, 3)
     module = TrainingModule(model, optimizer=torch.optim.Adam, regularizer_strength=0.1, seed=0)
     pixels = torch.rand(2, 1, 300, 200) * (torch.rand(2, 1, 300, 200) < 0.1)

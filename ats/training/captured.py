@@ -104,7 +104,8 @@ class CapturedStep:
             step = Step(self.model, self.compute, batch)
             # The graph reads these, whatever becomes of the batch.
             examples = [t.clone() for t in self._tensors(batch, counted.numbers(), room=ROOM)]
-            with _no_garbage(), _any_stream(), torch.autocast("cuda", cache_enabled=False, **amp):
+            _expect_other_streams()
+            with _no_garbage(), torch.autocast("cuda", cache_enabled=False, **amp):
                 graphed: Any = torch.cuda.make_graphed_callables(
                     step, tuple(examples), allow_unused_input=True
                 )
@@ -164,21 +165,15 @@ def _no_garbage() -> Iterator[None]:
             gc.enable()
 
 
-@contextlib.contextmanager
-def _any_stream() -> Iterator[None]:
-    """Do not warn of nodes of autograd that are left of torch's own warm-up, on another stream.
+def _expect_other_streams() -> None:
+    """Do not warn of nodes of autograd that were made on another stream, from now on.
 
-    ``make_graphed_callables`` keeps the results of its last warm-up until it has captured.
+    The graph was captured on one of its own, and holds on to the nodes of the parameters: every
+    later step, replayed or not, goes through these. Torch waits for the right stream all the same.
     """
     warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
-    if warn is None:
-        yield
-        return
-    warn(False)
-    try:
-        yield
-    finally:
-        warn(True)
+    if warn is not None:
+        warn(False)
 
 
 class Step(nn.Module):
