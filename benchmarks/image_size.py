@@ -147,9 +147,8 @@ class Training:
         accelerator = "cpu" if self.device.type == "cpu" else "gpu"
         micro = micro_batch or default_micro_batch(batch_size, 1, accelerator)
         self.batches = make_batches(side, n_images=batch_size, micro_batch=micro)
-        # As training has it: gradients of a graph cannot be added up.
-        alone = self.device.type == "cuda" and len(self.batches) == 1
-        self.captured = CapturedStep(model, self.module._terms) if alone else None
+        on_gpu = self.device.type == "cuda"
+        self.captured = CapturedStep(model, self.module._terms) if on_gpu else None
 
     @property
     def n_nonzeros(self) -> int:
@@ -174,7 +173,8 @@ class Training:
 
     def _objective(self, batch: Batch, number: int) -> Tensor:
         """What a micro-batch minimises."""
-        if self.captured is not None:
+        # As training has it: gradients of a graph cannot be added up.
+        if self.captured is not None and len(self.batches) == 1:
             generators = image_generators(self.module.seed, 0, batch.index.tolist())
             terms = self.captured(batch, generators)
             assert terms is not None, "the step was not captured"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from programs import load
 
+from ats.cli.settings import parse_settings, training_parser
 from ats.nn import Classifier
 from ats.prior import local_contrast
 from ats.sampling import Peaks, Published, Systematic
@@ -90,7 +91,19 @@ def test_the_peaks_recipe(script: SimpleNamespace, capsys: pytest.CaptureFixture
     assert options["design"] == options["inference"] == Peaks()
     with pytest.raises(SystemExit):
         script.parse(["data", "out", "--recipe", "peaks"])
-    assert "--design peaks leaves the attention as it is" in capsys.readouterr().err
+    assert "--recipe peaks leaves the attention as it is" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", "--design", "peaks"])
+    assert "take another design" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--recipe", "--design"])
+def test_peaks_are_not_offered_without_weights_to_start_from(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_settings([option, "peaks"], training_parser())
+    assert "invalid choice: 'peaks'" in capsys.readouterr().err
 
 
 def test_a_script_has_the_last_word_on_a_recipe() -> None:

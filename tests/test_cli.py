@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from image_folder import BAD, make_folder
+from image_folder import BAD, ODD, make_folder
 from programs import rows
 from safetensors.torch import load_file
 
@@ -65,11 +65,13 @@ def test_a_run_has_all_that_a_prediction_needs(run: Path, images: Path) -> None:
     assert sorted(Path(row["path"]).name for row in bad) == sorted(BAD)
     assert all(row["reason"] for row in bad)
     split = rows(run / "split.csv")
-    assert len(split) == 24 + 5
+    assert len(split) == 24 + len(ODD)
+    assert not {Path(row["path"]).name for row in split} & set(BAD)
     tested = [row for row in split if row["split"] == "test"]
     predictions = rows(run / "predictions.csv")
-    readable = [row for row in tested if Path(row["path"]).name not in BAD]
-    assert [row["path"] for row in predictions] == [row["path"] for row in readable]
+    assert [row["path"] for row in predictions] == [row["path"] for row in tested]
+    # A third of what can be read.
+    assert len(tested) == 9
     for row in predictions:
         scores = [float(row["marked"]), float(row["plain"])]
         assert sum(scores) == pytest.approx(1, abs=1e-5)
@@ -185,6 +187,28 @@ def test_cross_validation_tests_every_image_once(images: Path, tmp_path: Path) -
     before = (tmp_path / "cv" / "fold_0" / "weights_000.safetensors").stat().st_mtime_ns
     assert main([*arguments, "--resume"]) == 0
     assert (tmp_path / "cv" / "fold_0" / "weights_000.safetensors").stat().st_mtime_ns == before
+
+
+def test_what_cannot_be_read_is_no_part_of_the_division(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_folder(tmp_path, 6, (40, 60), bad=False)
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    table = tmp_path / "labels.csv"
+    arguments = ["train", "--images", str(tmp_path), "--labels", str(table), *SMALL]
+    arguments += ["--split_column", "part", "--out", str(tmp_path / "out")]
+    names = [row["path"] for row in rows(table)]
+
+    def divided(lines: list[str]) -> None:
+        table.write_text("path,label,part\n" + "\n".join(lines) + "\n")
+
+    divided([f"{names[0]},a,train", "bad.jpg,b,train", f"{names[1]},b,test"])
+    assert "labels of the 1 images to train on are all a" in refusal(arguments, capsys)
+    divided([f"{names[0]},a,train", f"{names[1]},b,train", "bad.jpg,b,test"])
+    assert "2 images to train on and 0 to test on" in refusal(arguments, capsys)
+    divided([f"{names[0]},a,train", f"{names[1]},b,train", f"{names[2]},c,test"])
+    assert main([*arguments, "--epochs", "1", "--batch_size", "2"]) == 0
+    assert "no image to train on is c; it will not be learnt" in capsys.readouterr().out
 
 
 def test_groups_stay_together_and_classes_keep_their_share(images: Path) -> None:
@@ -359,10 +383,11 @@ def test_bad_arguments_say_what_is_wrong(
     assert "holds a run already" in said(*train_arguments(images, run))
     (tmp_path / "empty").mkdir()
     assert "at least two classes" in said("train", "--images", tmp_path / "empty", "--out", "x")
+    assert "empty is a folder without images" in said("predict", run, tmp_path / "empty")
     table = tmp_path / "labels.csv"
     table.write_text("path,label\n" + "".join(f"{n}.png,{n % 2}\n" for n in range(10)))
     message = said("train", "--images", tmp_path, "--labels", table, "--out", tmp_path / "b")
-    assert "none of 8 images can be read" in message
+    assert "none of 10 images can be read" in message
     assert "is missing" in message
     assert main([]) == 0
     assert "ats COMMAND" in capsys.readouterr().out

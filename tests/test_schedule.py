@@ -63,4 +63,4 @@ def test_a_run_follows_it(whole: Path) -> None:
 def test_its_length_cannot_change(data: Path, whole: Path) -> None:
     longer = run("mnist.py", data, whole, *SMALL, *COSINE, "--epochs", "4", "--resume", check=False)
     assert longer.returncode == 2
-    assert "made with other parameters (epochs: 3 then, 4 now)" in longer.stderr
+    assert "made with other parameters (epochs: 3 then, 4 now; with --schedule" in longer.stderr

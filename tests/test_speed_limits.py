@@ -175,7 +175,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (tmp_path / "points.txt").read_text() == (trained / "points.txt").read_text()
     done = run(SCRIPT, data, tmp_path, *options, "--resume", "--micro_batch", "2", check=False)
     assert done.returncode == 2
-    assert "batch_norm_micro_batch: 4 then, 2 now" in done.stderr
+    assert "micro_batch of batch norm: 4 then, 2 now" in done.stderr
 
 
 def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> None:

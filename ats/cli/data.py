@@ -28,6 +28,41 @@ class Split(NamedTuple):
     test: list[Entry]
 
 
+class Labelled(NamedTuple):
+    """Images that can be read, each with its line of the table.
+
+    Attributes:
+        entries: of the images, in their order.
+        images: all of them.
+        task: for their labels.
+    """
+
+    entries: list[Entry]
+    images: ImageFiles
+    task: Task
+
+    def part(self, entries: Sequence[Entry]) -> ImageFiles:
+        """The images of some of the entries."""
+        places = {entry.path: place for place, entry in enumerate(self.entries)}
+        targets = self.task.targets([entry.labels for entry in entries])
+        return self.images.part([places[entry.path] for entry in entries], targets)
+
+
+def read_labelled(args: argparse.Namespace) -> Labelled:
+    """The images and labels that settings name, without those that cannot be read.
+
+    Raises:
+        ValueError: they name none, or what they name cannot be used.
+        ImageError: an image cannot be read and ``strict`` is set.
+    """
+    entries = read_entries(args)
+    # What is wrong with the labels shows before all images are opened, which may take long.
+    task = make_task(args, entries)
+    images = load_images(entries, task, reading_of(args), decoded_of(args), strict=args.strict)
+    entries = [entries[place] for place in images.kept]
+    return Labelled(entries, images, make_task(args, entries))
+
+
 def read_entries(args: argparse.Namespace) -> list[Entry]:
     """The table, or the folders, that settings name.
 
@@ -76,7 +111,7 @@ def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Sp
     At random, groups stay together and every class keeps its share as well as it can.
 
     Raises:
-        ValueError: one of the two would be empty.
+        ValueError: one of the two would be empty, or there is one class alone to train on.
     """
     if args.split_column:
         train, test = split_of(entries)
@@ -91,7 +126,21 @@ def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Sp
             f"{len(train)} images to train on and {len(test)} to test on; give more images, more "
             "groups, or another --test_share"
         )
+    names = {label for entry in train for label in entry.labels}
+    if isinstance(task, Classes) and len(names) < 2:
+        raise ValueError(
+            f"labels of the {len(train)} images to train on are all {names.pop()}; there must be "
+            "at least two classes among them: give more images, or divide them in another way"
+        )
     return Split(train, test)
+
+
+def untrained(split: Split, task: Task) -> list[str]:
+    """Classes that no image to train on has."""
+    if isinstance(task, Numbers):
+        return []
+    known = {label for entry in split.train for label in entry.labels}
+    return [name for name in task.names if name not in known]
 
 
 def _fraction(share: float) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """``ats train`` and ``ats crossval``."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,22 @@ import numpy as np
 import torch
 
 from ats.cli.data import (
+    Labelled,
     Split,
-    decoded_of,
     divide,
     divisions,
-    load_images,
-    make_task,
-    read_entries,
-    reading_of,
+    read_labelled,
     split_digest,
+    untrained,
     write_bad,
     write_split,
 )
 from ats.cli.measure import finite, predict_all, write_measures, write_predictions
 from ats.cli.model import Trained, build, load_model, pixel_statistics, save_model
+from ats.datasets.file_images import Bad
 from ats.files import write_json
 from ats.training.folder import check_output
 from ats.training.run import fit
-from ats.training.tasks import Task
 
 
 def train(args: argparse.Namespace) -> None:
@@ -40,10 +38,10 @@ def train(args: argparse.Namespace) -> None:
     output = Path(_output(args))
     # Before the images are read, which may take long.
     check_output(output, resume=args.resume)
-    entries = read_entries(args)
-    task = make_task(args, entries)
-    result = train_on(divide(entries, task, args), task, args, output)
-    print(write_measures(Path(args.output), task, *result))
+    data = read_labelled(args)
+    _say_bad(data.images.bad)
+    result = train_on(divide(data.entries, data.task, args), data, args, output)
+    print(write_measures(Path(args.output), data.task, *result))
 
 
 def crossval(args: argparse.Namespace) -> None:
@@ -51,17 +49,18 @@ def crossval(args: argparse.Namespace) -> None:
 
     A fold that is finished is not trained again.
     """
-    entries = read_entries(args)
-    task = make_task(args, entries)
     root = Path(_output(args))
+    data = read_labelled(args)
+    task = data.task
+    _say_bad(data.images.bad)
     found = []
-    for number, split in enumerate(divisions(entries, task, args.folds, args.seed)):
+    for number, split in enumerate(divisions(data.entries, task, args.folds, args.seed)):
         folder = root / f"fold_{number}"
         own = argparse.Namespace(**{**vars(args), "output": str(folder)})
         # Folds that are done, and the one that was interrupted, go on where they were.
         own.resume = args.resume and folder.exists()
         print(f"Fold {number + 1} of {args.folds}", flush=True)
-        result = train_on(Split(*split), task, own, folder)
+        result = train_on(Split(*split), data, own, folder)
         write_measures(folder, task, *result)
         found.append(result)
     scores, targets, groups = zip(*found, strict=True)
@@ -75,20 +74,23 @@ def crossval(args: argparse.Namespace) -> None:
 
 
 def train_on(
-    split: Split, task: Task, args: argparse.Namespace, folder: Path
+    split: Split, data: Labelled, args: argparse.Namespace, folder: Path
 ) -> tuple[Any, torch.Tensor, list[str]]:
     """Train on one part, and give scores, targets and groups of the other."""
-    reading, decoded = reading_of(args), decoded_of(args)
-    train_set, test_set = (
-        load_images(part, task, reading, decoded, strict=args.strict) for part in split
-    )
+    task, reading = data.task, data.images.reading
+    train_set, test_set = (data.part(entries) for entries in split)
+    if missing := untrained(split, task):
+        print(f"no image to train on is {', '.join(missing)}; it will not be learnt")
+
+    def write_all_bad() -> None:
+        write_bad(folder / "bad_images.csv", data.images.bad + train_set.bad + test_set.bad)
+
     settings = vars(args)
     pixels = pixel_statistics(train_set)
     torch.manual_seed(args.seed)
     model = build(settings, task, reading, pixels)
     weights = task.class_weights(train_set.targets) if args.class_weights else None
 
-    _say_bad(train_set.bad + test_set.bad, folder)
     fit(
         model,
         train_set,
@@ -108,7 +110,7 @@ def train_on(
             Begin(
                 lambda: save_model(folder, settings, task, reading, pixels),
                 lambda: write_split(folder / "split.csv", split),
-                lambda: write_bad(folder / "bad_images.csv", train_set.bad + test_set.bad),
+                write_all_bad,
             )
         ],
         class_weights=weights,
@@ -118,8 +120,8 @@ def train_on(
     trained: Trained = load_model(folder)
     scores = predict_all(trained, test_set)
     write_predictions(folder / "predictions.csv", task, test_set, scores)
-    write_bad(folder / "bad_images.csv", [*train_set.bad, *test_set.bad])
-    return scores, test_set.targets, [split.test[place].group for place in test_set.kept]
+    write_all_bad()
+    return scores, test_set.targets, [entry.group for entry in split.test]
 
 
 class Begin(lightning.Callback):
@@ -141,11 +143,14 @@ class Begin(lightning.Callback):
                 step()
 
 
-def _say_bad(bad: list[Any], folder: Path) -> None:
-    if bad:
-        print(f"{len(bad)} images cannot be read and are left out, see {folder}/bad_images.csv:")
-        for entry in bad[:10]:
-            print(f"  {entry.reason}")
+def _say_bad(bad: Sequence[Bad]) -> None:
+    if not bad:
+        return
+    print(f"{len(bad)} images cannot be read and are left out:")
+    for entry in bad[:10]:
+        print(f"  {entry.reason}")
+    if len(bad) > 10:
+        print("  and more, which bad_images.csv in the folder of the run will list")
 
 
 def _output(args: argparse.Namespace) -> str:

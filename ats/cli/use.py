@@ -151,8 +151,12 @@ def _images(args: argparse.Namespace, trained: Trained) -> ImageFiles:
     paths = []
     for name in args.image:
         path = Path(name)
-        plain = path.is_dir() and not is_zarr(name)
-        paths += [str(found) for found in find_images(path)] if plain else [name]
+        found = [name]
+        if path.is_dir() and not is_zarr(name):
+            found = [str(image) for image in find_images(path)]
+            if not found:
+                raise ValueError(f"image={name} is a folder without images; give another")
+        paths += found
     targets = torch.zeros(len(paths))
     return ImageFiles(paths, targets, trained.reading, decoded=decoded_of(args), strict=args.strict)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,6 +134,20 @@ class ImageFiles(Dataset[Batch]):
         self._views.append(np.array(view))
         self.readers.append(reader)
         self.levels.append(level)
+
+    def part(self, places: Sequence[int], targets: Tensor) -> "ImageFiles":
+        """Some of the images, with other targets.
+
+        Args:
+            places: of the images among these.
+            targets: (n, ...) one for each of them.
+        """
+        part = copy(self)
+        part.readers = [self.readers[place] for place in places]
+        part.levels = [self.levels[place] for place in places]
+        part._views = [self._views[place] for place in places]
+        part.targets, part.kept, part.bad = targets, list(range(len(places))), []
+        return part
 
     def __len__(self) -> int:
         """Number of images."""

@@ -130,6 +130,11 @@ def _check_parameters(parameters: dict[str, Any], mnist: str | os.PathLike[str] 
     for name, least in leasts.items():
         if parameters[name] < least:
             raise ValueError(f"{name}={parameters[name]} must be at least {least}")
+    n_noise, n_pixels = parameters["n_noise"], parameters["width"] * parameters["height"]
+    if n_noise > n_pixels:
+        raise ValueError(
+            f"n_noise={n_noise} stamps exceed the {n_pixels} pixels of an image; lower it"
+        )
     scale, seed, digits = (parameters[name] for name in ("scale", "dataset_seed", "digits"))
     if not 0 < scale <= 1 or round(scale * SIZE) < 1 or min(low_shape(parameters)) < 1:
         raise ValueError(

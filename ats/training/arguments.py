@@ -32,9 +32,18 @@ RECIPES: dict[str, dict[str, object]] = {
 }
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every training script beside those of its experiment."""
+def add_training_arguments(parser: argparse.ArgumentParser, *, starts: bool = True) -> None:
+    """Options of every training script beside those of its experiment.
+
+    Args:
+        parser: of the script.
+        starts: whether it has ``--start``, without which peaks are of no use.
+    """
     add = parser.add_argument
+    peaks = (
+        "peaks: a few epochs after fast, with --start, in which the network learns from what it is "
+        "then measured with, patches that do not overlap; "
+    )
     add("--optimizer", choices=("sgd", "adam"), default="adam", help="optimizer")
     add("--lr", type=positive_float, default=0.001, help="learning rate")
     add(
@@ -67,20 +76,18 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=positive_int, default=500, help="passes over the training set")
     add(
         "--recipe",
-        choices=RECIPES,
+        choices=[name for name in RECIPES if starts or name != "peaks"],
         default="default",
         help="fast: good results within 30 epochs (small batches, warm-up, a cosine schedule, "
         "averaged weights, affine augmentation, and in mnist.py other networks, voting "
-        "and weight decay); peaks: a few epochs after fast, with --start, in which the network "
-        "learns from what it is then measured with, patches that do not overlap; published: the "
-        "settings of the 2019 program (its biased gradient, no prior, no feature scale); options "
-        "given beside it hold",
+        f"and weight decay); {peaks if starts else ''}published: the settings of the 2019 program "
+        "(its biased gradient, no prior, no feature scale); options given beside it hold",
     )
     add(
         "--design",
-        choices=TRAINING_DESIGNS,
+        choices=[name for name in TRAINING_DESIGNS if starts or name != "peaks"],
         default="systematic",
-        help="sampling design; peaks is none, but what --inference says",
+        help="sampling design" + ("; peaks is none, but what --inference says" if starts else ""),
     )
     add(
         "--centring",
@@ -168,9 +175,10 @@ def parse_with_recipe(
     if args.weight_decay and args.optimizer != "adam":
         parser.error(f"--weight_decay needs --optimizer adam, not {args.optimizer}")
     if args.design == "peaks" and getattr(args, "start", None) is None:
+        option = "recipe" if given.recipe == "peaks" else "design"
         parser.error(
-            "--design peaks leaves the attention as it is, and is for weights that were trained "
-            "before: give them by --start, in a script that has it, or take another design"
+            f"--{option} peaks leaves the attention as it is, and is for weights that were trained "
+            f"before: give them by --start, or take another {option}"
         )
     return args
 

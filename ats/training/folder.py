@@ -163,4 +163,6 @@ def _differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             for name in sorted(old.keys() | new.keys())
             if name not in free and old.get(name) != new.get(name)
         ]
+        if part == "arguments" and "epochs" not in free and old.get("epochs") != new.get("epochs"):
+            found.append("with --schedule cosine the learning rate depends on the number of epochs")
     return found

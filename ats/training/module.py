@@ -257,6 +257,6 @@ class TrainingModule(lightning.LightningModule):
         """Stop at once where the loss is not a number: every later step would be lost."""
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the training loss is {loss.item()} in epoch {self.current_epoch}; lower --lr or "
-                "--clipnorm, or train with --precision 32"
+                f"the training loss is {loss.item()} in epoch {self.current_epoch + 1}; lower --lr "
+                "or --clipnorm, or train with --precision 32"
             )

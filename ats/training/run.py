@@ -100,7 +100,7 @@ def fit(
     parameters = run_parameters(args, data_parameters)
     if normalises_batches(model):
         # Statistics of batch norm are those of so many images, and may not change within a run.
-        parameters["data"]["batch_norm_micro_batch"] = micro
+        parameters["data"]["micro_batch of batch norm"] = micro
     with _attention_as_it_is(model), claim(output, resume=args.resume):
         checkpoint = open_run(output, parameters, resume=args.resume)
         _quieten()
