@@ -22,7 +22,8 @@ def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
     if sums is None:
         sums = rows
     total = sums.sum(1, dtype=torch.promote_types(sums.dtype, torch.float32))
-    valid = ((total - 1).abs() <= tolerance_of(attention)).all() & (rows.amin() >= 0)
+    # The least of each row takes two thirds of the time of the least of all.
+    valid = (((total - 1).abs() <= tolerance_of(attention)) & (rows.amin(1) >= 0)).all()
     if valid.device.type == "cuda":
         check_later(valid)
     elif not valid:
