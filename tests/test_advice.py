@@ -223,7 +223,7 @@ def test_trainings_that_went_well_got_no_advice(path: Path) -> None:
         for row in read_history(path)
     ]
     options = PLAIN if "published" in path.stem else ()
-    # Those that never began are told so, and those that took 40, 75 and 150 epochs to.
+    # Those that never began are told so, and those that took 40, 74 and 150 epochs to.
     flat = {
         "mnist-3000-from-scratch",
         "mnist-1500-standardised-entropy-400",

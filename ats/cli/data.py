@@ -126,10 +126,10 @@ def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Sp
             f"{len(train)} images to train on and {len(test)} to test on; give more images, more "
             "groups, or another --test_share"
         )
-    names = {label for entry in train for label in entry.labels}
+    names = classes_of(train)
     if isinstance(task, Classes) and len(names) < 2:
         raise ValueError(
-            f"labels of the {len(train)} images to train on are all {names.pop()}; there must be "
+            f"labels of the {len(train)} images to train on are all {names[0]}; there must be "
             "at least two classes among them: give more images, or divide them in another way"
         )
     return Split(train, test)
@@ -139,7 +139,7 @@ def untrained(split: Split, task: Task) -> list[str]:
     """Classes that no image to train on has."""
     if isinstance(task, Numbers):
         return []
-    known = {label for entry in split.train for label in entry.labels}
+    known = classes_of(split.train)
     return [name for name in task.names if name not in known]
 
 
