@@ -327,3 +327,15 @@ def test_other_batches_are_not_replayed() -> None:
     assert captured(*batch_of(0, "sparse", turned=False)) is None
     assert captured(batch._replace(x_high=torch.zeros(2, 1, 300, 200)), generators) is None
     assert captured(batch, generators) is not None
+
+
+@pytest.mark.parametrize("design", ["systematic", "des-raj", "murthy", "replacement"])
+def test_what_is_no_attention_ends_the_program(design: str) -> None:
+    """Without a wait in each step; the device is of no use to that process from then on."""
+    program = (
+        "import ats, torch; attention = torch.full((2, 5, 5), 0.1, device='cuda'); "
+        f"ats.sample(attention, 3, design={design!r}); torch.cuda.synchronize()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "attention must be non-negative, finite and sum to 1" in done.stderr

@@ -43,6 +43,8 @@ DRAWS = """
 import warnings
 
 import torch
+from triton.runtime.errors import InterpreterError
+from triton.runtime.interpreter import InterpreterOptions, interpreter_builder
 from ats.kernels.successive import draw_in_order
 from ats.kernels.systematic import walk
 from ats.sampling import successive, systematic
@@ -75,19 +77,19 @@ for shape, n_patches in (((37,), 37), ((7,), 1), ((13, 30), 10), ((3, 4, 5), 7))
                 begin = middle if given is None else points[:, 1:]
                 wanted = systematic.walk(runs, begin, mask * (given is not None), n_patches)
                 curve = runs.along_curve()
-                indices, ratio, valid = walk(runs, curve, given, start, n_patches, 1e-3)
-                assert valid, context
+                indices, ratio = walk(runs, curve, given, start, n_patches, 1e-3)
                 assert torch.equal(indices, wanted[0]), context
                 torch.testing.assert_close(ratio, wanted[1], rtol=1e-5, atol=0)
             points = noise(5 * n_patches)
             wanted = successive.draw_in_order(runs, n_patches, Uniforms(points))
             found = draw_in_order(runs, points, n_patches, 1e-3)
-            assert found.valid, context
             assert torch.equal(found.indices, wanted.indices), context
             torch.testing.assert_close(found.attention, wanted.attention, rtol=1e-6, atol=0)
             torch.testing.assert_close(found.outside, wanted.outside, rtol=1e-6, atol=1e-15)
             ratio = successive.des_raj_weights(wanted.attention, wanted.outside) / wanted.attention
             torch.testing.assert_close(found.ratios, ratio, rtol=1e-5, atol=0)
+# As if compiled with assertions.
+interpreter_builder.options = InterpreterOptions(debug=True)
 points = noise(15)
 for fault in (1.1, -1.0, float("nan"), float("inf")):
     attention = torch.full((3, 5, 6), 1 / 30)
@@ -99,16 +101,18 @@ for fault in (1.1, -1.0, float("nan"), float("inf")):
         lambda: walk(runs, runs.along_curve(), points, None, 3, 1e-3),
         lambda: draw_in_order(runs, points, 3, 1e-3),
     ):
-        found = draw()
-        assert not found[-1], fault
-        assert ((found[0] >= 0) & (found[0] < 30)).all(), fault
-        found[-1].fill_(True)
+        try:
+            draw()
+        except InterpreterError as error:
+            assert "attention must be" in str(error), fault
+        else:
+            raise AssertionError(fault)
 print("equal")
 """
 
 WEIGHTS = """
 import torch
-from ats.kernels.weights import coordinates, importance_weights
+from ats.kernels.weights import weigh
 from ats.sampling import design
 
 generator = torch.Generator().manual_seed(0)
@@ -123,7 +127,7 @@ for dtype in (torch.float32, torch.float64):
         wanted, found = (attention.clone().requires_grad_() for _ in range(2))
         drawn = wanted.flatten(1).gather(1, indices)
         weights = design.importance_weights(drawn, ratio, centred)
-        own = importance_weights(found, indices, ratio, centred)
+        own, _ = weigh(found, indices, ratio, centred)
         assert own.dtype == weights.dtype == dtype
         torch.testing.assert_close(own, weights)
         factor = torch.randn(3, 3, generator=generator, dtype=dtype)
@@ -133,7 +137,8 @@ for dtype in (torch.float32, torch.float64):
 for shape in ((7,), (5, 9), (3, 4, 5)):
     indices = torch.arange(torch.Size(shape).numel()).repeat(2, 5)
     wanted = torch.stack(torch.unravel_index(indices, shape), 2)
-    assert torch.equal(coordinates(indices, shape), wanted), shape
+    _, positions = weigh(torch.ones(2, *shape), indices, indices.double(), True)
+    assert torch.equal(positions, wanted), shape
 print("equal")
 """
 
@@ -149,12 +154,12 @@ warnings.filterwarnings("ignore", "TRITON_DEFAULT_FP_FUSION")
 POINTERS = {
     **dict.fromkeys(("attention", "rows", "weights", "gradients", "to_drawn"), "*fp32"),
     **dict.fromkeys(("noise", "scratch", "ratios", "drawn", "outside"), "*fp64"),
-    **dict.fromkeys(("curve", "indices", "offsets", "indptr"), "*i64"),
-    "valid": "*i1",
+    **dict.fromkeys(("curve", "indices", "offsets", "indptr", "positions"), "*i64"),
 }
 SIZES = dict(BLOCK=64, CENTRED=True, DIM=2, DRAWS=8, POINTS=4, RUNS=16, BITS=4, LANES=8, TILE=8)
 SIZES |= dict(START=None, TOLERANCE=1e-3, LINES=8, STEPS=8, STRIP=4)
 SIZES |= dict(height=5, width=5, n_lines=5, n_pixels=25, n_blocks=1)
+TARGET = GPUTarget("cuda", 90, 32)
 BITS = dict.fromkeys(("image", "values", "out"), "*i8")
 KERNELS = {
     patches._copy: BITS,
@@ -164,7 +169,6 @@ KERNELS = {
     successive._draw_in_order: {},
     weights._weigh: {},
     weights._weigh_back: {},
-    weights._coordinates: {"out": "*i64"},
 }
 for kernel, own in KERNELS.items():
     constants, signature = {}, {}
@@ -175,7 +179,10 @@ for kernel, own in KERNELS.items():
         else:
             signature[name] = (POINTERS | own).get(name, "i32")
     source = ASTSource(kernel, signature, constants)
-    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"], kernel
+    found = triton.compile(source, target=TARGET, options=runs.CHECKED).asm
+    assert found["cubin"], kernel
+    checks = kernel in (systematic._walk, successive._draw_in_order)
+    assert ("assertfail" in found["ptx"]) == checks, kernel
 """
 
 

@@ -32,8 +32,6 @@ def kernels_on(device: torch.device) -> Kernels | None:
             torch.zeros(1, 1, 1, dtype=torch.int64, device=device),
             (1,),
         )
-        # Made now, and not while somebody captures a graph.
-        runs.validity(device)
     except Exception as error:
         # Whatever an import, a compiler or a driver raises: there is another way.
         warnings.warn(

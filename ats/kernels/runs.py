@@ -3,7 +3,6 @@
 The counterpart of :mod:`ats.sampling.runs` for Triton.
 """
 
-import functools
 from typing import Any, Protocol
 
 import torch
@@ -17,24 +16,29 @@ ELEMENTS = 2048
 STRIP = 8
 # Arguments of a draw for whose values no kernel is compiled anew: maps are of many sizes.
 VARYING = ("noise_stride", "n_positions", "width", "length", "per_line", "n_runs", "n_patches")
+# With assertions that are not left out, but none for overflows.
+CHECKED = {"debug": True, "sanitize_overflow": False}
 # Kernels go to the current device, which need not be that of the tensors.
 on_device_of: Any = torch.cuda.device_of
 
 # Attention of zero, see ats.sampling.runs.
 _TINY = tl.constexpr(1e-300)
 _BELOW_ONE = tl.constexpr(1 - 2.0**-53)
+_FAULT = tl.constexpr("attention must be non-negative, finite and sum to 1")
 
 
 class Maps(Protocol):
     """Attention maps that are cut into runs: :class:`ats.sampling.runs.Runs`.
 
     Attributes:
+        map_shape: of each.
         rows: (B, K) attention, contiguous.
         width: of a line of the map.
         length: L of a run.
         per_line: runs of a line.
     """
 
+    map_shape: tuple[int, ...]
     rows: Tensor
     width: int
     length: int
@@ -47,7 +51,7 @@ class Maps(Protocol):
 
 def can_draw(maps: Maps, n_patches: int) -> bool:
     """Whether there are kernels for such maps, of which a program's share fits into registers."""
-    if maps.rows.dtype not in (torch.float32, torch.float64):
+    if maps.rows.dtype not in (torch.float32, torch.float64) or len(maps.map_shape) > 3:
         return False
     lanes = power_of_two(maps.length)
     points = power_of_two(2 * n_patches)
@@ -68,12 +72,6 @@ def sizes(maps: Maps) -> dict[str, int]:
     """Powers of two with room for the runs, with the exponent, and for the places of one."""
     runs = power_of_two(maps.n_runs)
     return {"RUNS": runs, "BITS": runs.bit_length() - 1, "LANES": power_of_two(maps.length)}
-
-
-@functools.cache
-def validity(device: torch.device) -> Tensor:
-    """Whether all maps of this device were attention so far, (1) bool; never so again after it."""
-    return torch.ones(1, dtype=torch.bool, device=device)
 
 
 def by_image(noise: Tensor, n_images: int) -> Tensor:
@@ -163,9 +161,9 @@ def _sum_up(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def check(total, valid, TOLERANCE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Note where the sum of a map is not 1, or not a number."""
-    tl.store(valid, 0, mask=~(tl.abs(total - 1) <= TOLERANCE))
+def check(total, TOLERANCE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """End it all where the sum of a map is not 1, or not a number; the host hears of it later."""
+    tl.device_assert(tl.abs(total - 1) <= TOLERANCE, _FAULT)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

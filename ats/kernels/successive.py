@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ats.kernels.runs import (
+    CHECKED,
     VARYING,
     Maps,
     by_image,
@@ -20,11 +21,12 @@ from ats.kernels.runs import (
     power_of_two,
     sizes,
     summed_up,
-    validity,
 )
 
 # Of the program for a map.
 WARPS = 16
+# Positions taken out at once.
+_AHEAD = tl.constexpr(16)
 
 
 class Found(NamedTuple):
@@ -35,14 +37,12 @@ class Found(NamedTuple):
         attention: (B, N) there, float64.
         outside: (B, 1) attention left outside.
         ratios: (B, N) importance ratios of Des Raj's estimator.
-        valid: (1) whether the maps are attention.
     """
 
     indices: Tensor
     attention: Tensor
     outside: Tensor
     ratios: Tensor
-    valid: Tensor
 
 
 def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -> Found:
@@ -53,6 +53,9 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
         noise: (B, M) float64 in [0, 1), for two rounds of 2N draws and N - 2 of one.
         n_patches: N.
         tolerance: of the sum of attention, which is 1.
+
+    Raises:
+        RuntimeError: later, the maps are no attention.
     """
     rows = maps.rows
     shape = len(rows), n_patches
@@ -62,7 +65,6 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
         attention=attention,
         outside=torch.empty(shape[0], 1, dtype=torch.float64, device=rows.device),
         ratios=ratios,
-        valid=validity(rows.device),
     )
     scratch = summed_up(maps, 3)
     noise = by_image(noise, len(rows))
@@ -79,6 +81,7 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
             DRAWS=power_of_two(2 * n_patches),
             **sizes(maps),
             num_warps=WARPS,
+            **CHECKED,
         )
     return found
 
@@ -86,9 +89,9 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
 @triton.jit
 def _without(values, position, indices, begin, end):  # type: ignore[no-untyped-def]
     """Values, but 0 at the positions that stand at places begin to end of the indices."""
-    for place in range(begin, end, 4):
-        # Memory is waited for once for all four.
-        for ahead in tl.static_range(4):
+    for place in range(begin, end, _AHEAD):
+        # Memory is waited for once for all of these.
+        for ahead in tl.static_range(_AHEAD):
             inside = place + ahead < end
             index = tl.load(indices + place + ahead, mask=inside, other=-1)
             values = tl.where(position == index, 0.0, values)
@@ -105,7 +108,6 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
     drawn,
     outside,
     ratios,
-    valid,
     n_positions,
     width,
     length,
@@ -130,11 +132,8 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
     draw = tl.arange(0, DRAWS)
     lanes = tl.arange(0, LANES)[None, :]
     earlier = draw[None, :] < draw[:, None]
-    # Where this is no attention, there may be nothing to find.
-    tl.store(indices + draw, 0, mask=draw < n_patches)
-    tl.store(drawn + draw, 1.0, mask=draw < n_patches)
     mass = tl.load(mass_of + number)
-    check(tl.sum(mass, 0), valid, TOLERANCE)
+    check(tl.sum(mass, 0), TOLERANCE)
     found = tl.full([], 0, tl.int32)
     used = tl.full([], 0, tl.int32)
     step = tl.full([], 0, tl.int32)

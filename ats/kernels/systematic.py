@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ats.kernels.runs import (
+    CHECKED,
     VARYING,
     Maps,
     by_image,
@@ -18,7 +19,6 @@ from ats.kernels.runs import (
     power_of_two,
     sizes,
     summed_up,
-    validity,
 )
 
 # Of the program for a map.
@@ -32,7 +32,7 @@ def walk(
     start: float | None,
     n_patches: int,
     tolerance: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Systematic sampling along a curve, see :func:`ats.sampling.systematic.walk`.
 
     Args:
@@ -44,13 +44,15 @@ def walk(
         tolerance: of the sum of attention, which is 1.
 
     Returns:
-        Indices (B, N), importance ratios (B, N) float64, and whether the maps are attention (1).
+        Indices (B, N) and importance ratios (B, N) float64.
+
+    Raises:
+        RuntimeError: later, the maps are no attention.
     """
     rows = maps.rows
     shape = len(rows), n_patches
     indices = torch.empty(shape, dtype=torch.int64, device=rows.device)
     ratios = torch.empty(shape, dtype=torch.float64, device=rows.device)
-    valid = validity(rows.device)
     # Without noise it is not looked at.
     numbers = ratios if noise is None else by_image(noise, len(rows))
     scratch = summed_up(maps, 5)
@@ -63,7 +65,6 @@ def walk(
             scratch,
             indices,
             ratios,
-            valid,
             *geometry(maps),
             n_patches,
             START=start,
@@ -71,8 +72,21 @@ def walk(
             POINTS=power_of_two(n_patches),
             **sizes(maps),
             num_warps=WARPS,
+            **CHECKED,
         )
-    return indices, ratios, valid
+    return indices, ratios
+
+
+@triton.jit
+def _add(one, other, one_more, other_more):  # type: ignore[no-untyped-def]
+    return one + one_more, other + other_more
+
+
+@triton.jit
+def _outside(heavy, mass):  # type: ignore[no-untyped-def]
+    """Number of those (M) that are heavy, and mass of the others."""
+    # At once, as each sum makes all threads wait for each other.
+    return tl.reduce((heavy.to(tl.int32), tl.where(heavy, 0.0, mass)), 0, _add)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -102,9 +116,9 @@ def _scale(  # type: ignore[no-untyped-def]
     scale = n_patches / total
     certain = tl.full([], 0, tl.int32)
     n_listed = tl.full([], 0, tl.int32)
-    n_heavy = tl.sum((largest * scale >= 1).to(tl.int32), 0)
+    heavy = largest * scale >= 1
+    n_heavy, outside = _outside(heavy, mass)
     while n_heavy > n_listed:
-        heavy = largest * scale >= 1
         slot = tl.cumsum(heavy.to(tl.int32), 0) - 1
         tl.store(list_of + slot, number.to(tl.float64), mask=heavy & (slot < POINTS))
         tl.debug_barrier()
@@ -112,23 +126,17 @@ def _scale(  # type: ignore[no-untyped-def]
         listed = point < n_listed
         run = tl.load(list_of + point, mask=listed, other=0.0).to(tl.int32)
         _, values = look(rows, run, lanes, listed, width, length, per_line)
-        outside = tl.sum(tl.where(heavy, 0.0, mass), 0)
-        n_sure = tl.zeros([POINTS], tl.int32)
-        left = tl.zeros([POINTS], tl.float64)
+        every = tl.reshape(values, [POINTS * LANES])
         rises = n_listed > 0
         while rises:
-            sure = values * scale >= 1
-            n_sure = tl.sum(sure.to(tl.int32), 1)
-            left = tl.sum(tl.where(sure, 0.0, values), 1)
-            count = tl.sum(n_sure, 0)
-            rest = outside + tl.sum(left, 0)
+            count, left = _outside(every * scale >= 1, every)
             rises = (count > certain) & (count < n_patches)
-            scale = tl.where(rises, (n_patches - count) / rest, scale)
+            scale = tl.where(rises, (n_patches - count) / (outside + left), scale)
             certain = tl.maximum(certain, count)
-        tl.store(included_of + run, n_sure + left * scale, mask=listed)
-        n_heavy = tl.sum((largest * scale >= 1).to(tl.int32), 0)
+        tl.store(included_of + run, tl.sum(tl.minimum(values * scale, 1.0), 1), mask=listed)
+        heavy = largest * scale >= 1
+        n_heavy, outside = _outside(heavy, mass)
         tl.debug_barrier()
-    heavy = largest * scale >= 1
     stored = tl.load(included_of + number, mask=heavy, other=0.0)
     tl.debug_barrier()
     tl.store(included_of + number, tl.where(heavy, stored, mass * scale))
@@ -145,7 +153,6 @@ def _walk(  # type: ignore[no-untyped-def]
     scratch,
     indices,
     ratios,
-    valid,
     n_positions,
     width,
     length,
@@ -177,7 +184,7 @@ def _walk(  # type: ignore[no-untyped-def]
     number = tl.arange(0, RUNS)
     mass = tl.load(mass_of + number)
     total = tl.sum(mass, 0)
-    check(total, valid, TOLERANCE)
+    check(total, TOLERANCE)
     scale = _scale(
         rows,
         mass,

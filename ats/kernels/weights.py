@@ -1,4 +1,4 @@
-"""What follows from indices that were drawn: positions, weights, and the gradient of these."""
+"""What follows from indices that were drawn: weights, the gradient of these, and positions."""
 
 from typing import Any
 
@@ -9,60 +9,60 @@ from torch import Tensor
 
 from ats.kernels.runs import on_device_of, power_of_two
 
-_BLOCK = 256
 
-
-def coordinates(indices: Tensor, map_shape: tuple[int, ...]) -> Tensor:
-    """Positions (B, N, D) of indices (B, N) in flat maps, D at most 3."""
-    dim = len(map_shape)
-    out = torch.empty(*indices.shape, dim, dtype=torch.int64, device=indices.device)
-    _, height, width = (1, 1, 1, *map_shape)[-3:]
-    n_indices = indices.numel()
-    with on_device_of(indices):
-        _coordinates[(triton.cdiv(n_indices, _BLOCK),)](
-            indices.contiguous(), out, height, width, n_indices, DIM=dim, BLOCK=_BLOCK
-        )
-    return out
-
-
-def importance_weights(attention: Tensor, indices: Tensor, ratio: Tensor, centred: bool) -> Tensor:
-    """Weights of what was drawn, see :func:`ats.sampling.design.importance_weights`.
+def weigh(
+    attention: Tensor, indices: Tensor, ratio: Tensor, centred: bool
+) -> tuple[Tensor, Tensor]:
+    """Weights of what was drawn, see :func:`ats.sampling.design.importance_weights`, and where.
 
     Args:
-        attention: (B, \\*map).
+        attention: (B, \\*map), of at most three map dimensions.
         indices: (B, N) in flat maps.
         ratio: (B, N) importance ratios float64, constant.
         centred: centre the gradient.
 
     Returns:
-        (B, N); gradients flow to the attention, but not further, to that of the gradient.
+        Weights (B, N), from which gradients flow to the attention, but not further, to that of the
+        gradient; and positions (B, N, D).
     """
-    rows = attention.flatten(1).contiguous()
-    weights: Tensor = _Weights.apply(rows, indices, ratio, centred)  # type: ignore[no-untyped-call]
-    return weights
+    rows, map_shape = attention.flatten(1).contiguous(), attention.shape[1:]
+    found: tuple[Tensor, Tensor]
+    found = _Weights.apply(rows, indices, ratio, centred, map_shape)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Weights(torch.autograd.Function):
     """Attention where it was drawn times importance ratios."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, indices: Tensor, ratio: Tensor, centred: bool) -> Tensor:
-        """Weights (B, N) of rows (B, K), indices (B, N) and ratios (B, N)."""
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        indices: Tensor,
+        ratio: Tensor,
+        centred: bool,
+        map_shape: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (B, N) of rows (B, K), indices (B, N) and ratios (B, N), and positions."""
+        dim = len(map_shape)
+        _, height, width = (1, 1, *map_shape)[-3:]
         dtype = torch.promote_types(rows.dtype, torch.float32)
         weights = torch.empty(indices.shape, dtype=dtype, device=rows.device)
+        positions = torch.empty(*indices.shape, dim, dtype=torch.int64, device=rows.device)
         ctx.shape, ctx.dtype, ctx.centred = rows.shape, rows.dtype, centred
         with on_device_of(rows):
             _weigh[(len(rows),)](
-                rows, indices, ratio, weights, *rows.shape[1:], indices.shape[1],
-                POINTS=power_of_two(indices.shape[1]),
+                rows, indices, ratio, weights, positions, height, width, *rows.shape[1:],
+                indices.shape[1], DIM=dim, POINTS=power_of_two(indices.shape[1]),
             )  # fmt: skip
         # A copy, since the weights themselves may be changed in place.
         ctx.save_for_backward(indices, ratio, weights.clone() if centred else ratio)
-        return weights
+        ctx.mark_non_differentiable(positions)
+        return weights, positions
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None, None]:
         """To the rows alone."""
         indices, ratio, weights = ctx.saved_tensors
         to_drawn = torch.empty(indices.shape, dtype=ctx.dtype, device=indices.device)
@@ -72,14 +72,27 @@ class _Weights(torch.autograd.Function):
                 CENTRED=ctx.centred,
                 POINTS=power_of_two(indices.shape[1]),
             )  # fmt: skip
-        return to_drawn.new_zeros(ctx.shape).scatter_add_(1, indices, to_drawn), None, None, None
+        to_rows = to_drawn.new_zeros(ctx.shape).scatter_add_(1, indices, to_drawn)
+        return to_rows, None, None, None, None
 
 
-@triton.jit(do_not_specialize=["n_positions", "n_patches"])  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["height", "width", "n_positions", "n_patches"]
+)
 def _weigh(  # type: ignore[no-untyped-def]
-    rows, indices, ratios, weights, n_positions, n_patches, POINTS: tl.constexpr
+    rows,
+    indices,
+    ratios,
+    weights,
+    positions,
+    height,
+    width,
+    n_positions,
+    n_patches,
+    DIM: tl.constexpr,
+    POINTS: tl.constexpr,
 ):
-    """Weights of one image. The product is of float64, which a ratio may need."""
+    """Weights and positions of one image. The product is of float64, which a ratio may need."""
     image = tl.program_id(0).to(tl.int64)
     point = tl.arange(0, POINTS)
     inside = point < n_patches
@@ -88,6 +101,13 @@ def _weigh(  # type: ignore[no-untyped-def]
     attention = tl.load(rows + image * n_positions + index, mask=inside, other=0.0)
     ratio = tl.load(ratios + target, mask=inside, other=0.0)
     tl.store(weights + target, attention.to(tl.float64) * ratio, mask=inside)
+    place = positions + target * DIM
+    tl.store(place + DIM - 1, index % width if DIM > 1 else index, mask=inside)
+    if DIM == 2:
+        tl.store(place, index // width, mask=inside)
+    if DIM == 3:
+        tl.store(place + 1, index // width % height, mask=inside)
+        tl.store(place, index // width // height, mask=inside)
 
 
 @triton.jit(do_not_specialize=["n_patches"])  # type: ignore[untyped-decorator]
@@ -111,20 +131,3 @@ def _weigh_back(  # type: ignore[no-untyped-def]
         weight = tl.load(weights + target, mask=inside, other=0.0).to(tl.float64)
         gradient -= tl.sum(weight * gradient, 0)
     tl.store(to_drawn + target, ratio * gradient, mask=inside)
-
-
-@triton.jit(do_not_specialize=["height", "width", "n_indices"])  # type: ignore[untyped-decorator]
-def _coordinates(  # type: ignore[no-untyped-def]
-    indices, out, height, width, n_indices, DIM: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Of a block of indices."""
-    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = number < n_indices
-    index = tl.load(indices + number, mask=inside, other=0)
-    target = out + number * DIM
-    tl.store(target + DIM - 1, index % width if DIM > 1 else index, mask=inside)
-    if DIM == 2:
-        tl.store(target, index // width, mask=inside)
-    if DIM == 3:
-        tl.store(target + 1, index // width % height, mask=inside)
-        tl.store(target, index // width // height, mask=inside)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ats.kernels import kernels_on
 from ats.sampling.checks import check_attention
 from ats.sampling.design import (
     Design,
     DesignFunction,
     Generators,
     Uniforms,
+    Weighed,
     importance_weights,
 )
 from ats.sampling.peaks import Peaks
@@ -112,13 +112,17 @@ def sample(
     function = resolve_design(design)
     map_shape = tuple(attention.shape[1:])
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
-    # These check it on their way.
-    if not isinstance(function, Design | Published):
-        check_attention(attention)
-    indices, weights = function(attention, n_patches, generator)
+    if isinstance(function, Design):
+        drawn = function.sample(attention, n_patches, generator)
+    else:
+        # All others check it on their way.
+        if not isinstance(function, Published):
+            check_attention(attention)
+        drawn = Weighed(*function(attention, n_patches, generator))
+    indices, weights, positions = drawn
     if indices.dtype != torch.int64:
         raise ValueError(f"design={design!r} gives indices of {indices.dtype}; make them int64")
-    return Sample(_coordinates(indices, map_shape), weights)
+    return Sample(_coordinates(indices, map_shape) if positions is None else positions, weights)
 
 
 def expectation(features: Tensor, weights: Tensor) -> Tensor:
@@ -153,11 +157,6 @@ def resolve_design(design: DesignLike) -> DesignFunction:
 
 def _coordinates(indices: Tensor, map_shape: tuple[int, ...]) -> Tensor:
     """Positions (B, N, D) of indices (B, N): torch.unravel_index in a third of the time."""
-    if indices.device.type == "cuda" and not torch.compiler.is_compiling() and len(map_shape) <= 3:
-        kernels = kernels_on(indices.device)
-        if kernels is not None:
-            positions: Tensor = kernels.weights.coordinates(indices, map_shape)
-            return positions
     coordinates = []
     for extent in map_shape[:0:-1]:
         coordinates.append(indices % extent)

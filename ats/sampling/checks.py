@@ -25,7 +25,8 @@ def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
     # The least of each row takes two thirds of the time of the least of all.
     valid = (((total - 1).abs() <= tolerance_of(attention)) & (rows.amin(1) >= 0)).all()
     if valid.device.type == "cuda":
-        check_later(valid)
+        # Reading the answer would make the host wait for the device in every step.
+        torch._assert_async(valid, "attention must be non-negative, finite and sum to 1")
     elif not valid:
         raise ValueError(_attention_fault(rows, total))
 
@@ -39,16 +40,6 @@ def check_type(attention: Tensor) -> None:
 def tolerance_of(attention: Tensor) -> float:
     """By how much the sum of attention may differ from 1."""
     return 1e-3 if attention.dtype in (torch.float32, torch.float64) else 3e-2
-
-
-def check_later(valid: Tensor) -> None:
-    """Refuse with a RuntimeError, when the device has come that far, where that is false.
-
-    Args:
-        valid: a single bool.
-    """
-    # Reading the answer would make the host wait for the device in every step.
-    torch._assert_async(valid, "attention must be non-negative, finite and sum to 1")
 
 
 def _attention_fault(rows: Tensor, total: Tensor) -> str:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Generator, Tensor
@@ -42,6 +42,20 @@ DesignFunction = Callable[[Tensor, int, Generators], tuple[Tensor, Tensor]]
 """Attention (B, \\*map), N and a generator to indices (B, N) in flat maps and weights (B, N)."""
 
 
+class Weighed(NamedTuple):
+    """What was drawn.
+
+    Attributes:
+        indices: (B, N) int64 in flat maps.
+        weights: (B, N).
+        positions: (B, N, D) int64 in the maps, where they came along.
+    """
+
+    indices: Tensor
+    weights: Tensor
+    positions: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Design(ABC):
     """How positions are drawn from attention maps, as a callable on them.
@@ -71,6 +85,12 @@ class Design(ABC):
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """Indices (B, N) int64 in flat maps, and weights (B, N), for attention (B, \\*map)."""
+        drawn = self.sample(attention, n_patches, generator)
+        return drawn.indices, drawn.weights
+
+    @final
+    def sample(self, attention: Tensor, n_patches: int, generator: Generators) -> Weighed:
+        """The same, with the positions where kernels of a GPU find them on their way."""
         if self.centred and n_patches == 1 and attention[0].numel() > 1:
             raise ValueError(
                 "centred=True with n_patches=1 leaves no gradient to the attention: the one "
@@ -79,11 +99,11 @@ class Design(ABC):
         runs = Runs(attention, n_patches, fused=self.fused)
         indices, ratio = self.draw(runs, n_patches, generator)
         if runs.kernels is not None:
-            return indices, runs.kernels.weights.importance_weights(
-                attention, indices, ratio, self.centred
+            return Weighed(
+                indices, *runs.kernels.weights.weigh(attention, indices, ratio, self.centred)
             )
         drawn = attention.flatten(1).gather(1, indices)
-        return indices, importance_weights(drawn, ratio, self.centred)
+        return Weighed(indices, importance_weights(drawn, ratio, self.centred))
 
     @abstractmethod
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
-from ats.sampling.checks import check_later, tolerance_of
+from ats.sampling.checks import tolerance_of
 from ats.sampling.design import Design, Generators, uniform
 from ats.sampling.runs import TINY, Runs, hit, hit_within
 
@@ -75,9 +75,7 @@ def draw_by_kernel(runs: Runs, n_patches: int, generator: Generators) -> Any:
     assert runs.kernels is not None
     noise = uniform(runs.rows, sum(rounds_of(n_patches)), generator)
     tolerance = tolerance_of(runs.rows)
-    found = runs.kernels.successive.draw_in_order(runs, noise, n_patches, tolerance)
-    check_later(found.valid)
-    return found
+    return runs.kernels.successive.draw_in_order(runs, noise, n_patches, tolerance)
 
 
 def unfinished(indices: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ats.sampling.checks import check_later, tolerance_of
+from ats.sampling.checks import tolerance_of
 from ats.sampling.design import Design, Generators, uniform
 from ats.sampling.runs import Runs, hit, hit_within, largest
 
@@ -43,11 +43,10 @@ class Systematic(Design):
         """Walk along the cumulated inclusion probabilities in steps of 1."""
         if runs.kernels is not None:
             noise = uniform(runs.rows, 2, generator) if self.start is None else None
-            indices, ratio, valid = runs.kernels.systematic.walk(
+            found: tuple[Tensor, Tensor] = runs.kernels.systematic.walk(
                 runs, runs.along_curve(), noise, self.start, n_patches, tolerance_of(runs.rows)
             )
-            check_later(valid)
-            return indices, ratio
+            return found
         if self.start is not None:
             start = runs.rows.new_full((runs.rows.shape[0], 1), self.start, dtype=torch.float64)
             mask = torch.zeros_like(start, dtype=torch.int64)
