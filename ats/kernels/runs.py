@@ -11,9 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 # Elements that a program for a part of a map has at hand at once.
-ELEMENTS = 2048
-# Lanes of a run that are read at once to sum it up: those of a sector of memory.
-STRIP = 8
+ELEMENTS = 8192
+# Lanes of a run that are read at once to sum it up.
+STRIP = 4
 # Arguments of a draw for whose values no kernel is compiled anew: maps are of many sizes.
 VARYING = ("noise_stride", "n_positions", "width", "length", "per_line", "n_runs", "n_patches")
 # With assertions that are not left out, but none for overflows.
@@ -55,7 +55,7 @@ def can_draw(maps: Maps, n_patches: int) -> bool:
         return False
     lanes = power_of_two(maps.length)
     points = power_of_two(2 * n_patches)
-    return power_of_two(maps.n_runs) <= 8192 and points <= 128 and points * lanes <= 4 * ELEMENTS
+    return power_of_two(maps.n_runs) <= 8192 and points <= 128 and points * lanes <= ELEMENTS
 
 
 def power_of_two(number: int) -> int:

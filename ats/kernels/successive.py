@@ -26,7 +26,7 @@ from ats.kernels.runs import (
 # Of the program for a map.
 WARPS = 16
 # Positions taken out at once.
-_AHEAD = tl.constexpr(16)
+_AHEAD = tl.constexpr(4)
 
 
 class Found(NamedTuple):
@@ -87,14 +87,16 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
 
 
 @triton.jit
-def _without(values, position, indices, begin, end):  # type: ignore[no-untyped-def]
-    """Values, but 0 at the positions that stand at places begin to end of the indices."""
+def _without(values, first, lanes, indices, begin, end):  # type: ignore[no-untyped-def]
+    """Values of runs, but 0 at positions that stand at places begin to end of the indices."""
     for place in range(begin, end, _AHEAD):
         # Memory is waited for once for all of these.
         for ahead in tl.static_range(_AHEAD):
             inside = place + ahead < end
             index = tl.load(indices + place + ahead, mask=inside, other=-1)
-            values = tl.where(position == index, 0.0, values)
+            # Few comparisons of many bits, and many of few.
+            lane = (index - first).to(tl.int32)
+            values = tl.where(lanes == lane[:, None], 0.0, values)
     return values
 
 
@@ -144,8 +146,7 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
         run, share = hit(mass_of, ends_of, mass, points, RUNS, BITS)
         run = tl.minimum(run, n_runs - 1)
         first, values = look(rows, run, lanes, active, width, length, per_line)
-        position = first[:, None] + lanes
-        values = _without(values, position, indices, 0, found)
+        values = _without(values, first, lanes, indices, 0, found)
         place, chance = hit_within(values, share, active, LANES)
         new = first + place
         again = (new[:, None] == new[None, :]) & earlier
@@ -156,7 +157,7 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
         tl.store(drawn + slot, chance, mask=taken)
         tl.debug_barrier()
         now = found + tl.sum(taken.to(tl.int32), 0)
-        values = _without(values, position, indices, found, now)
+        values = _without(values, first, lanes, indices, found, now)
         # What is left in a run is summed anew: a difference would cancel.
         tl.store(mass_of + run, tl.sum(values, 1), mask=active)
         tl.debug_barrier()
