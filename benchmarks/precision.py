@@ -11,7 +11,6 @@ import argparse
 import statistics
 from collections.abc import Callable
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from turns import alternate, median_ratio
 
 from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
+from ats.training.processor import multiplies_bfloat16
 
 SPEED_UP = 1.5
 # The two round differently; by how much the mean loss over a quarter of the steps may differ.
@@ -60,13 +60,6 @@ def quarters(losses: list[float]) -> list[float]:
     return [float(part.mean()) for part in np.array_split(losses, 4)]
 
 
-def computes_in_bfloat16() -> bool:
-    """Whether Linux knows this processor to multiply in bfloat16."""
-    path = Path("/proc/cpuinfo")
-    words = set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and check."""
     parser = argparse.ArgumentParser(
@@ -93,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"| {name} | {1e3 * statistics.median(values):.1f} | {curve} |")
     speed_up = median_ratio(seconds["float32"], seconds["bfloat16"])
     print(f"\nbfloat16 is {speed_up:.2f} times as fast")
-    if args.device == "cpu" and computes_in_bfloat16():
+    if args.device == "cpu" and multiplies_bfloat16():
         assert speed_up >= SPEED_UP, f"bfloat16 is only {speed_up:.2f} times as fast"
     for own, other in zip(curves["bfloat16"], curves["float32"], strict=True):
         assert abs(own / other - 1) <= TOLERANCE, f"a loss of {own:.3f} in place of {other:.3f}"

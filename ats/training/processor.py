@@ -1,0 +1,21 @@
+"""What the processor of this machine can do."""
+
+from pathlib import Path
+
+
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether it multiplies numbers of bfloat16, by AVX512-BF16 or AMX on x86, or BF16 on Arm.
+
+    Without, torch computes in float32 and converts back and forth, which takes several times as
+    long as float32 alone.
+
+    Args:
+        cpuinfo: where Linux says what it can do.
+
+    Returns:
+        None where that is not known.
+    """
+    if not cpuinfo.exists():
+        return None
+    words = set(cpuinfo.read_text(encoding="utf-8").split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
