@@ -14,7 +14,6 @@ import argparse
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -38,6 +37,10 @@ from ats.training.tasks import cross_entropy, wrong_class
 
 EXACT = "exact"
 FIXED = ("deterministic", "top", "peaks")
+
+# Images, and patches, that are looked at together.
+IMAGES = 16
+CHUNK = {"cpu": 128, "cuda": 1024}
 
 Row = dict[str, str]
 
@@ -91,46 +94,51 @@ def measure(run: Run, n_patches: str, args: argparse.Namespace) -> dict[str, flo
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run.model.to(device)
     n_images = len(run.test)
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     with (
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"),
         progress_bar(f"{n_patches} patches", n_images, unit=" images", shown=True) as bar,
     ):
-        # Image by image: draws and precision then depend on nothing else, and the exact mean takes
-        # as many positions as this image needs.
-        for index in range(n_images):
-            batch = move_data_to_device(run.test[index], device)
-            for name, value in outcomes(run, batch, n_patches, args):
-                sums[name] = sums.get(name, 0.0) + value
-            bar.update()
-    return {name: total / n_images for name, total in sums.items()}
+        for first in range(0, n_images, IMAGES):
+            indices = list(range(first, min(first + IMAGES, n_images)))
+            batch = move_data_to_device(run.test.__getitems__(indices), device)
+            for name, values in outcomes(run, batch, n_patches, args).items():
+                sums[name] = sums.get(name, 0.0) + values.double().sum()
+            bar.update(len(indices))
+    return {name: float(total) / n_images for name, total in sums.items()}
 
 
-def outcomes(
-    run: Run, batch: Batch, n_patches: str, args: argparse.Namespace
-) -> Iterator[tuple[str, float]]:
-    """What one image adds to the columns."""
+def outcomes(run: Run, batch: Batch, n_patches: str, args: argparse.Namespace) -> dict[str, Tensor]:
+    """What each image adds to the columns, (B)."""
+    found: dict[str, Tensor] = {}
     if n_patches == EXACT:
-        found = exact_expectation(
-            run.model.sampling, batch.x_low, batch.x_high, tolerance=args.tolerance
+        exact = exact_expectation(
+            run.model.sampling,
+            batch.x_low,
+            batch.x_high,
+            tolerance=args.tolerance,
+            chunk=CHUNK[batch.x_low.device.type],
         )
-        yield "positions", float(found.n_positions)
-        yield "left_out", float(found.left_out)
-        passes = {FIXED[0]: found.features}
+        found.update(positions=exact.n_positions, left_out=exact.left_out)
+        passes = {FIXED[0]: exact.features.unsqueeze(1)}
     else:
         passes = sampled_features(run, batch, int(n_patches), args)
     for name, features in passes.items():
-        logits = run.model.logits(features).float()
-        target = batch.target.expand(len(features))
-        yield f"{name}_error", float(wrong_class(logits, target).mean())
-        yield f"{name}_loss", float(cross_entropy(logits, target, None).mean())
+        logits = run.model.logits(features.flatten(0, 1)).float()
+        target = batch.target.repeat_interleave(features.shape[1])
+        for what, values in (
+            ("error", wrong_class(logits, target)),
+            ("loss", cross_entropy(logits, target, None)),
+        ):
+            found[f"{name}_{what}"] = values.reshape(len(features), -1).double().mean(1)
+    return found
 
 
 def sampled_features(
     run: Run, batch: Batch, n_patches: int, args: argparse.Namespace
 ) -> dict[str, Tensor]:
-    """Features (M, F) of each column: of one pass, or of M groups of draws.
+    """Features (B, M, F) of each column: of one pass, or of M groups of draws.
 
     The attention is computed once, and a position that several samples hit is looked at once.
     """
@@ -150,23 +158,26 @@ def sampled_features(
         average = Average(design, most)
         drawn = sample(attention, n_patches, design=average, generator=generator)
         maps.append(weight_maps(drawn, attention, most))
-    features = weighted_features(sampling, torch.cat(maps, 1), batch.x_low, batch.x_high)[0]
-    found = {name: features[[place]] for place, name in enumerate(FIXED)}
-    draws = features[len(FIXED) :]
+    chunk = CHUNK[attention.device.type]
+    weights = torch.cat(maps, 1)
+    features = weighted_features(sampling, weights, batch.x_low, batch.x_high, chunk=chunk)
+    found = {name: features[:, [place]] for place, name in enumerate(FIXED)}
+    draws = features[:, len(FIXED) :]
     for number in args.draws if random else ():
-        groups = torch.unflatten(draws[: most // number * number], 0, (-1, number))
-        found[f"draws_{number}"] = groups.mean(1)
+        groups = torch.unflatten(draws[:, : most // number * number], 1, (-1, number))
+        found[f"draws_{number}"] = groups.mean(2)
     return found
 
 
 def weight_maps(drawn: Sample, attention: Tensor, draws: int = 1) -> Tensor:
-    """The weights of a sample where they belong in the attention map, (1, draws, \\*map)."""
-    maps = attention.new_zeros(draws, *attention.shape[1:])
+    """The weights of samples where they belong in the attention maps, (B, draws, \\*map)."""
+    maps = attention.new_zeros(len(attention), draws, *attention.shape[1:])
+    image = torch.arange(len(attention), device=maps.device).unsqueeze(1)
     row = torch.arange(draws, device=maps.device)
     row = row.repeat_interleave(drawn.weights.shape[1] // draws)
-    places = (row, *drawn.positions[0].unbind(1))
+    places = (image, row, *drawn.positions.unbind(2))
     # Drawn with replacement, a position can come twice.
-    return maps.index_put(places, drawn.weights[0] * draws, accumulate=True)[None]
+    return maps.index_put(places, drawn.weights * draws, accumulate=True)
 
 
 def key_of(run: Run, args: argparse.Namespace) -> str:
