@@ -48,7 +48,7 @@ from triton.runtime.interpreter import InterpreterOptions, interpreter_builder
 from ats.kernels.successive import draw_in_order
 from ats.kernels.systematic import walk
 from ats.sampling import successive, systematic
-from ats.sampling.design import Uniforms
+from ats.sampling.design import Uniforms, importance_weights
 from ats.sampling.runs import Runs
 
 warnings.filterwarnings("ignore", "(divide by zero|invalid value) encountered")
@@ -57,6 +57,15 @@ generator = torch.Generator().manual_seed(0)
 
 def noise(columns):
     return torch.rand(3, columns, dtype=torch.float64, generator=generator)
+
+
+def check_what_follows(found, attention):
+    drawn = attention.flatten(1).gather(1, found.indices)
+    wanted = importance_weights(drawn, found.ratios)
+    assert found.weights.dtype == wanted.dtype
+    torch.testing.assert_close(found.weights, wanted, rtol=1e-6, atol=0)
+    wanted = torch.stack(torch.unravel_index(found.indices, attention.shape[1:]), 2)
+    assert torch.equal(found.positions, wanted)
 
 
 for shape, n_patches in (((37,), 37), ((7,), 1), ((13, 30), 10), ((3, 4, 5), 7)):
@@ -77,9 +86,10 @@ for shape, n_patches in (((37,), 37), ((7,), 1), ((13, 30), 10), ((3, 4, 5), 7))
                 begin = middle if given is None else points[:, 1:]
                 wanted = systematic.walk(runs, begin, mask * (given is not None), n_patches)
                 curve = runs.along_curve()
-                indices, ratio = walk(runs, curve, given, start, n_patches, 1e-3)
-                assert torch.equal(indices, wanted[0]), context
-                torch.testing.assert_close(ratio, wanted[1], rtol=1e-5, atol=0)
+                found = walk(runs, curve, given, start, n_patches, 1e-3)
+                assert torch.equal(found.indices, wanted[0]), context
+                torch.testing.assert_close(found.ratios, wanted[1], rtol=1e-5, atol=0)
+                check_what_follows(found, attention)
             points = noise(5 * n_patches)
             wanted = successive.draw_in_order(runs, n_patches, Uniforms(points))
             found = draw_in_order(runs, points, n_patches, 1e-3)
@@ -88,6 +98,7 @@ for shape, n_patches in (((37,), 37), ((7,), 1), ((13, 30), 10), ((3, 4, 5), 7))
             torch.testing.assert_close(found.outside, wanted.outside, rtol=1e-6, atol=1e-15)
             ratio = successive.des_raj_weights(wanted.attention, wanted.outside) / wanted.attention
             torch.testing.assert_close(found.ratios, ratio, rtol=1e-5, atol=0)
+            check_what_follows(found, attention)
 # As if compiled with assertions.
 interpreter_builder.options = InterpreterOptions(debug=True)
 points = noise(15)
@@ -110,9 +121,40 @@ for fault in (1.1, -1.0, float("nan"), float("inf")):
 print("equal")
 """
 
+SAMPLES = """
+import torch
+import ats
+from ats.kernels import Kernels, patches, runs, successive, systematic, weights
+from ats.sampling import DESIGNS, Systematic
+from ats.sampling.design import Uniforms
+from ats.sampling.runs import Runs
+
+generator = torch.Generator().manual_seed(0)
+without = Runs._kernels
+for shape in ((40,), (7, 9), (3, 4, 5)):
+    logits = 2 * torch.randn(3, *shape, generator=generator).flatten(1)
+    numbers = torch.rand(3, 25, dtype=torch.float64, generator=generator)
+    factor = torch.randn(3, 5, generator=generator)
+    for name, design in {**DESIGNS, "centred": Systematic(centred=True)}.items():
+        results = []
+        # As on a GPU.
+        with_kernels = lambda *_: Kernels(patches, runs, systematic, successive, weights)
+        for Runs._kernels in (without, with_kernels):
+            attention = logits.softmax(1).reshape(3, *shape).requires_grad_()
+            drawn = ats.sample(attention, 5, design=design, generator=Uniforms(numbers))
+            if drawn.weights.requires_grad:
+                (drawn.weights * factor).sum().backward()
+            results.append((*drawn, attention.grad))
+        (positions, wanted, gradient), (own_positions, own, own_gradient) = results
+        assert torch.equal(own_positions, positions), (shape, name)
+        torch.testing.assert_close(own, wanted, msg=name)
+        torch.testing.assert_close(own_gradient, gradient, msg=name)
+print("equal")
+"""
+
 WEIGHTS = """
 import torch
-from ats.kernels.weights import weigh
+from ats.kernels.weights import attach
 from ats.sampling import design
 
 generator = torch.Generator().manual_seed(0)
@@ -120,25 +162,21 @@ for dtype in (torch.float32, torch.float64):
     for centred in (False, True):
         logits = torch.randn(3, 5, 7, generator=generator, dtype=dtype)
         attention = logits.flatten(1).softmax(1).reshape(logits.shape)
-        # One of them twice, and one for which a ratio of float32 would be infinite.
+        # One of them twice, and one of a large ratio.
         indices = torch.tensor([[0, 3, 34], [5, 5, 6], [1, 2, 3]])
         ratio = torch.rand(3, 3, generator=generator, dtype=torch.float64)
         attention[2, 0, 1], ratio[2, 0] = 1e-38, 3e38
         wanted, found = (attention.clone().requires_grad_() for _ in range(2))
         drawn = wanted.flatten(1).gather(1, indices)
         weights = design.importance_weights(drawn, ratio, centred)
-        own, _ = weigh(found, indices, ratio, centred)
+        own = attach(found, indices, ratio, weights.detach().clone(), centred)
         assert own.dtype == weights.dtype == dtype
         torch.testing.assert_close(own, weights)
         factor = torch.randn(3, 3, generator=generator, dtype=dtype)
         (weights * factor).sum().backward()
-        (own * factor).sum().backward()
+        # Changed in place, which the gradient does not see.
+        (own.mul_(1.0) * factor).sum().backward()
         torch.testing.assert_close(found.grad, wanted.grad)
-for shape in ((7,), (5, 9), (3, 4, 5)):
-    indices = torch.arange(torch.Size(shape).numel()).repeat(2, 5)
-    wanted = torch.stack(torch.unravel_index(indices, shape), 2)
-    _, positions = weigh(torch.ones(2, *shape), indices, indices.double(), True)
-    assert torch.equal(positions, wanted), shape
 print("equal")
 """
 
@@ -167,7 +205,6 @@ KERNELS = {
     runs._sum_up: {"out": "*fp64"},
     systematic._walk: {},
     successive._draw_in_order: {},
-    weights._weigh: {},
     weights._weigh_back: {},
 }
 for kernel, own in KERNELS.items():
@@ -203,6 +240,10 @@ def test_kernels_compile(tmp_path: Path) -> None:
     printed(COMPILED, tmp_path)
 
 
-@pytest.mark.parametrize("program", [PATCHES, DRAWS, WEIGHTS], ids=["patches", "draws", "weights"])
+@pytest.mark.parametrize(
+    "program",
+    [PATCHES, DRAWS, SAMPLES, WEIGHTS],
+    ids=["patches", "draws", "samples", "weights"],
+)
 def test_kernels_find_what_other_ways_find(program: str, tmp_path: Path) -> None:
     assert printed(program, tmp_path, TRITON_INTERPRET="1") == "equal\n"

@@ -15,7 +15,16 @@ ELEMENTS = 8192
 # Lanes of a run that are read at once to sum it up.
 STRIP = 4
 # Arguments of a draw for whose values no kernel is compiled anew: maps are of many sizes.
-VARYING = ("noise_stride", "n_positions", "width", "length", "per_line", "n_runs", "n_patches")
+VARYING = (
+    "noise_stride",
+    "n_positions",
+    "width",
+    "length",
+    "per_line",
+    "n_runs",
+    "n_patches",
+    "height",
+)
 # With assertions that are not left out, but none for overflows.
 CHECKED = {"debug": True, "sanitize_overflow": False}
 # Kernels go to the current device, which need not be that of the tensors.

@@ -22,6 +22,7 @@ from ats.kernels.runs import (
     sizes,
     summed_up,
 )
+from ats.kernels.weights import finish, lines_of, room_for
 
 # Of the program for a map.
 WARPS = 16
@@ -37,12 +38,16 @@ class Found(NamedTuple):
         attention: (B, N) there, float64.
         outside: (B, 1) attention left outside.
         ratios: (B, N) importance ratios of Des Raj's estimator.
+        weights: (B, N) of that.
+        positions: (B, N, D).
     """
 
     indices: Tensor
     attention: Tensor
     outside: Tensor
     ratios: Tensor
+    weights: Tensor
+    positions: Tensor
 
 
 def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -> Found:
@@ -61,10 +66,11 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
     shape = len(rows), n_patches
     attention, ratios = torch.empty(2, *shape, dtype=torch.float64, device=rows.device)
     found = Found(
-        indices=torch.empty(shape, dtype=torch.int64, device=rows.device),
-        attention=attention,
-        outside=torch.empty(shape[0], 1, dtype=torch.float64, device=rows.device),
-        ratios=ratios,
+        torch.empty(shape, dtype=torch.int64, device=rows.device),
+        attention,
+        torch.empty(shape[0], 1, dtype=torch.float64, device=rows.device),
+        ratios,
+        *room_for(maps, n_patches),
     )
     scratch = summed_up(maps, 3)
     noise = by_image(noise, len(rows))
@@ -80,6 +86,7 @@ def draw_in_order(maps: Maps, noise: Tensor, n_patches: int, tolerance: float) -
             TOLERANCE=tolerance,
             DRAWS=power_of_two(2 * n_patches),
             **sizes(maps),
+            **lines_of(maps),
             num_warps=WARPS,
             **CHECKED,
         )
@@ -110,17 +117,21 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
     drawn,
     outside,
     ratios,
+    weights,
+    positions,
     n_positions,
     width,
     length,
     per_line,
     n_runs,
     n_patches,
+    height,
     TOLERANCE: tl.constexpr,
     DRAWS: tl.constexpr,
     RUNS: tl.constexpr,
     BITS: tl.constexpr,
     LANES: tl.constexpr,
+    DIM: tl.constexpr,
 ):
     """Draw from one map: independent draws, without those that repeat an earlier one."""
     image = tl.program_id(0).to(tl.int64)
@@ -167,7 +178,11 @@ def _draw_in_order(  # type: ignore[no-untyped-def]
         step += 1
     left = tl.sum(mass, 0)
     tl.store(outside + image, left)
-    chance = tl.load(drawn + draw, mask=draw < n_patches, other=0.0)
+    inside = draw < n_patches
+    chance = tl.load(drawn + draw, mask=inside, other=0.0)
+    index = tl.load(indices + draw, mask=inside, other=0)
     remaining = left + tl.cumsum(chance, 0, reverse=True)
     ratio = (remaining / chance + (n_patches - 1 - draw)) / n_patches
-    tl.store(ratios + image * n_patches + draw, ratio, mask=draw < n_patches)
+    place = image * n_patches + draw
+    tl.store(ratios + place, ratio, mask=inside)
+    finish(rows, index, ratio, place, inside, weights, positions, height, width, DIM)

@@ -1,5 +1,7 @@
 """Systematic sampling by one kernel: the counterpart of :mod:`ats.sampling.systematic`."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -20,9 +22,26 @@ from ats.kernels.runs import (
     sizes,
     summed_up,
 )
+from ats.kernels.weights import finish, lines_of, room_for
 
 # Of the program for a map.
 WARPS = 8
+
+
+class Walked(NamedTuple):
+    """A systematic sample.
+
+    Attributes:
+        indices: (B, N).
+        ratios: (B, N) importance ratios float64.
+        weights: (B, N).
+        positions: (B, N, D).
+    """
+
+    indices: Tensor
+    ratios: Tensor
+    weights: Tensor
+    positions: Tensor
 
 
 def walk(
@@ -32,7 +51,7 @@ def walk(
     start: float | None,
     n_patches: int,
     tolerance: float,
-) -> tuple[Tensor, Tensor]:
+) -> Walked:
     """Systematic sampling along a curve, see :func:`ats.sampling.systematic.walk`.
 
     Args:
@@ -43,18 +62,18 @@ def walk(
         n_patches: N.
         tolerance: of the sum of attention, which is 1.
 
-    Returns:
-        Indices (B, N) and importance ratios (B, N) float64.
-
     Raises:
         RuntimeError: later, the maps are no attention.
     """
     rows = maps.rows
     shape = len(rows), n_patches
-    indices = torch.empty(shape, dtype=torch.int64, device=rows.device)
-    ratios = torch.empty(shape, dtype=torch.float64, device=rows.device)
+    walked = Walked(
+        torch.empty(shape, dtype=torch.int64, device=rows.device),
+        torch.empty(shape, dtype=torch.float64, device=rows.device),
+        *room_for(maps, n_patches),
+    )
     # Without noise it is not looked at.
-    numbers = ratios if noise is None else by_image(noise, len(rows))
+    numbers = walked.ratios if noise is None else by_image(noise, len(rows))
     scratch = summed_up(maps, 5)
     with on_device_of(rows):
         _walk[(len(rows),)](
@@ -63,18 +82,18 @@ def walk(
             numbers,
             numbers.stride(0),
             scratch,
-            indices,
-            ratios,
+            *walked,
             *geometry(maps),
             n_patches,
             START=start,
             TOLERANCE=tolerance,
             POINTS=power_of_two(n_patches),
             **sizes(maps),
+            **lines_of(maps),
             num_warps=WARPS,
             **CHECKED,
         )
-    return indices, ratios
+    return walked
 
 
 @triton.jit
@@ -153,18 +172,22 @@ def _walk(  # type: ignore[no-untyped-def]
     scratch,
     indices,
     ratios,
+    weights,
+    positions,
     n_positions,
     width,
     length,
     per_line,
     n_runs,
     n_patches,
+    height,
     START: tl.constexpr,
     TOLERANCE: tl.constexpr,
     POINTS: tl.constexpr,
     RUNS: tl.constexpr,
     BITS: tl.constexpr,
     LANES: tl.constexpr,
+    DIM: tl.constexpr,
 ):
     """Draw from one map."""
     image = tl.program_id(0).to(tl.int64)
@@ -212,9 +235,12 @@ def _walk(  # type: ignore[no-untyped-def]
     number, share = hit(along_of, ends_of, included, steps, RUNS, BITS)
     run = tl.load(curve + tl.minimum(block ^ number, n_runs - 1))
     lanes = mask ^ tl.arange(0, LANES)[None, :]
-    first, values = look(rows, run, lanes, point < n_patches, width, length, per_line)
+    inside = point < n_patches
+    first, values = look(rows, run, lanes, inside, width, length, per_line)
     included = tl.minimum(values * scale, 1.0)
-    place, chance = hit_within(included, share, point < n_patches, LANES)
-    target = image * n_patches + point
-    tl.store(indices + target, first + (mask ^ place), mask=point < n_patches)
-    tl.store(ratios + target, 1 / chance, mask=point < n_patches)
+    lane, chance = hit_within(included, share, inside, LANES)
+    index, ratio = first + (mask ^ lane), 1 / chance
+    place = image * n_patches + point
+    tl.store(indices + place, index, mask=inside)
+    tl.store(ratios + place, ratio, mask=inside)
+    finish(rows, index, ratio, place, inside, weights, positions, height, width, DIM)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Generator, Tensor
@@ -71,8 +71,7 @@ class Design(ABC):
     """
 
     centred: bool = False
-    # Whether draw() leaves it to kernels of a GPU, if there are any in the runs, to sum up and to
-    # check the attention.
+    # Whether kernels of a GPU, if there are any in the runs, sum up and check the attention.
     fused: ClassVar[bool] = False
 
     @property
@@ -97,13 +96,25 @@ class Design(ABC):
                 "feature is its own estimate; take n_patches >= 2, or centred=False (--no-centring)"
             )
         runs = Runs(attention, n_patches, fused=self.fused)
-        indices, ratio = self.draw(runs, n_patches, generator)
         if runs.kernels is not None:
-            return Weighed(
-                indices, *runs.kernels.weights.weigh(attention, indices, ratio, self.centred)
-            )
+            found = self.draw_by_kernels(runs, n_patches, generator)
+            if found is not None:
+                weights = runs.kernels.weights.attach(
+                    attention, found.indices, found.ratios, found.weights, self.centred
+                )
+                return Weighed(found.indices, weights, found.positions)
+        indices, ratio = self.draw(runs, n_patches, generator)
         drawn = attention.flatten(1).gather(1, indices)
         return Weighed(indices, importance_weights(drawn, ratio, self.centred))
+
+    def draw_by_kernels(self, runs: Runs, n_patches: int, generator: Generators) -> Any:
+        """The same as :meth:`draw`, with what follows from it, by kernels of a GPU.
+
+        Returns:
+            Something with ``indices`` and ``ratios``, and with ``weights`` and ``positions``; None
+            where kernels do not do all of it.
+        """
+        return None
 
     @abstractmethod
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:

@@ -158,11 +158,12 @@ class DesRaj(Design):
 
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Draw in order; the ratio is w_k / a_k."""
-        if runs.kernels is not None:
-            found = draw_by_kernel(runs, n_patches, generator)
-            return found.indices, found.ratios
         indices, attention, outside = draw_in_order(runs, n_patches, generator)
         return indices, des_raj_weights(attention, outside) / attention
+
+    def draw_by_kernels(self, runs: Runs, n_patches: int, generator: Generators) -> Any:
+        """All of it by two, of which the first sums up the runs."""
+        return draw_by_kernel(runs, n_patches, generator)
 
 
 def des_raj_weights(drawn: Tensor, outside: Tensor, mixture: Tensor | None = None) -> Tensor:

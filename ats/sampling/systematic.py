@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -41,12 +41,6 @@ class Systematic(Design):
 
     def draw(self, runs: Runs, n_patches: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Walk along the cumulated inclusion probabilities in steps of 1."""
-        if runs.kernels is not None:
-            noise = uniform(runs.rows, 2, generator) if self.start is None else None
-            found: tuple[Tensor, Tensor] = runs.kernels.systematic.walk(
-                runs, runs.along_curve(), noise, self.start, n_patches, tolerance_of(runs.rows)
-            )
-            return found
         if self.start is not None:
             start = runs.rows.new_full((runs.rows.shape[0], 1), self.start, dtype=torch.float64)
             mask = torch.zeros_like(start, dtype=torch.int64)
@@ -55,6 +49,14 @@ class Systematic(Design):
             mask = (noise[:, :1] * mask_size(runs)).long()
             start = noise[:, 1:]
         return walk(runs, start, mask, n_patches)
+
+    def draw_by_kernels(self, runs: Runs, n_patches: int, generator: Generators) -> Any:
+        """All of it by two, of which the first sums up the runs."""
+        assert runs.kernels is not None
+        noise = uniform(runs.rows, 2, generator) if self.start is None else None
+        return runs.kernels.systematic.walk(
+            runs, runs.along_curve(), noise, self.start, n_patches, tolerance_of(runs.rows)
+        )
 
 
 def included(attention: Tensor, scale: Tensor) -> Tensor:
