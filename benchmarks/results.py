@@ -96,6 +96,9 @@ EXPERIMENTS = {
     ),
     "drawn-scenes": Experiment("Drawn street scenes 360 x 480, 800 images", None, {"default": ""}),
 }
+# Where what a run leaves is stored: once it is trained, and once it is measured.
+TRAINED = {"cost.json": ".json", "history.csv": ".csv"}
+MEASURED = {"patches.csv": "-patches.csv"}
 RUNS = {
     f"{name}-{run}": (name, options)
     for name, experiment in EXPERIMENTS.items()
@@ -149,17 +152,20 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
         rows = read_history(folder / "history.csv")
         cost["seconds"] = round(sum(row["seconds"] for row in rows))
         write_json(record, cost)
+        # What follows takes long as well.
+        store(folder, args.docs / "results" / f"{name}-{seed}", TRAINED)
         precision = json.loads((folder / "parameters.json").read_text())["arguments"]["precision"]
         measure = [str(ROOT / "benchmarks" / "patches_at_test_time.py"), str(folder), str(data)]
         measure += ["--precision", precision, "--draws", "1", "4"]
         clock.run([*measure, "--csv", str(folder / "patches.csv")])
         write_json(record, cost | {"finished": True})
-    for source, target in (
-        ("cost.json", f"{name}-{seed}.json"),
-        ("patches.csv", f"{name}-{seed}-patches.csv"),
-        ("history.csv", f"{name}-{seed}.csv"),
-    ):
-        with atomic_path(args.docs / "results" / target) as temporary:
+    store(folder, args.docs / "results" / f"{name}-{seed}", {**TRAINED, **MEASURED})
+
+
+def store(folder: Path, target: Path, files: Mapping[str, str]) -> None:
+    """Copy files of a run to where tables are kept, under the name of the run and these endings."""
+    for source, ending in files.items():
+        with atomic_path(target.with_name(target.name + ending)) as temporary:
             shutil.copyfile(folder / source, temporary)
 
 

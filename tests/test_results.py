@@ -104,6 +104,23 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert record["seconds"] == round(sum(float(row["seconds"]) for row in after))
 
 
+def test_a_training_is_stored_before_it_is_measured(tmp_path: Path) -> None:
+    table = tmp_path / "work" / "tiny-run-0" / "patches.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("of,something,else\n")
+    given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0", *SMALL]
+    with pytest.raises(SystemExit):
+        results.main(given)
+    stored = tmp_path / "docs" / "results" / "tiny-run-0.csv"
+    history = table.with_name("history.csv").read_bytes()
+    assert stored.read_bytes() == history
+    assert not json.loads(stored.with_suffix(".json").read_text())["finished"]
+    table.unlink()
+    results.main(given)
+    assert stored.read_bytes() == history
+    assert json.loads(stored.with_suffix(".json").read_text())["finished"]
+
+
 def test_the_clock_stops_what_runs_and_what_would() -> None:
     clock = results.Clock(0.02)
     # Python itself, which Ctrl-C ends with a status of its own.

@@ -6,8 +6,8 @@ from pathlib import Path
 def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
     """Whether it multiplies numbers of bfloat16, by AVX512-BF16 or AMX on x86, or BF16 on Arm.
 
-    Without, torch computes in float32 and converts back and forth, which takes several times as
-    long as float32 alone.
+    Without, a training in bfloat16 takes up to ten times as long as in float32
+    (``benchmarks/precision.py``).
 
     Args:
         cpuinfo: where Linux says what it can do.

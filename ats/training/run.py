@@ -186,7 +186,7 @@ def _warn_of_bfloat16() -> None:
     if multiplies_bfloat16() is False:
         print(
             "precision=bf16: this processor has no instructions for bfloat16 (AVX512-BF16 or AMX), "
-            "so that it takes several times as long as float32; leave --precision out",
+            "so that it takes up to ten times as long as float32; leave --precision out",
             file=sys.stderr,
             flush=True,
         )
