@@ -217,7 +217,8 @@ def test_reduced_precision(data: Path, tmp_path: Path) -> None:
         precision: measure(
             tmp_path / "run",
             tmp_path / f"{precision}.csv",
-            *("--n_patches", 3, "exact", "--precision", precision),
+            # Few positions: without instructions for it, bfloat16 is slow.
+            *("--n_patches", 3, "exact", "--tolerance", 0.9, "--precision", precision),
         )
         for precision in ("32", "bf16")
     }

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements that a program for a part of a map has at hand at once.
+# Elements of the part of a map that a program sums up, and the most that a draw has at hand.
 ELEMENTS = 8192
 # Lanes of a run that are read at once to sum it up.
 STRIP = 4
