@@ -32,6 +32,7 @@ from ats.sampling import Average, DesignLike, Peaks
 from ats.training.arguments import not_negative_float, not_negative_int, positive_int
 from ats.training.batches import image_generators
 from ats.training.build import training_design
+from ats.training.processor import warn_of_bfloat16
 from ats.training.report import exit_status
 from ats.training.tasks import cross_entropy, wrong_class
 
@@ -92,6 +93,8 @@ def columns(draws: list[int]) -> list[str]:
 def measure(run: Run, n_patches: str, args: argparse.Namespace) -> dict[str, float]:
     """Means over all test images, by column."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and args.precision == "bf16":
+        warn_of_bfloat16()
     run.model.to(device)
     n_images = len(run.test)
     sums: dict[str, Tensor] = {}
@@ -196,8 +199,8 @@ def read_rows(path: Path, header: list[str], key: str) -> dict[str, Row]:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
-    if reader.fieldnames != header or any(row["key"] != key for row in rows):
+        rows, found = list(reader), reader.fieldnames
+    if found != header or any(row["key"] != key for row in rows):
         raise ValueError(
             f"csv={path} holds another table: of other draws, weights, data, precision, seed or "
             "tolerance; repeat these, or choose another file"

@@ -152,8 +152,11 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
         rows = read_history(folder / "history.csv")
         cost["seconds"] = round(sum(row["seconds"] for row in rows))
         write_json(record, cost)
-        # What follows takes long as well.
-        store(folder, args.docs / "results" / f"{name}-{seed}", TRAINED)
+        # What follows takes long as well. Until then there is no table of this network.
+        target = args.docs / "results" / f"{name}-{seed}"
+        for ending in MEASURED.values():
+            target.with_name(target.name + ending).unlink(missing_ok=True)
+        store(folder, target, TRAINED)
         precision = json.loads((folder / "parameters.json").read_text())["arguments"]["precision"]
         measure = [str(ROOT / "benchmarks" / "patches_at_test_time.py"), str(folder), str(data)]
         measure += ["--precision", precision, "--draws", "1", "4"]

@@ -211,6 +211,15 @@ def test_peaks_are_not_drawn(own: Path, tmp_path: Path) -> None:
     assert not row["draws_2_loss"]
 
 
+def test_an_empty_file_is_no_table(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(SystemExit, match="2"):
+        measure(trained, tmp_path / "a.csv", "--n_patches", 3, "--draws", 1)
+    assert "a.csv holds another table" in capsys.readouterr().err
+
+
 def test_reduced_precision(data: Path, tmp_path: Path) -> None:
     run("mnist.py", data, tmp_path / "run", *SMALL, "--precision", "bf16")
     found = {

@@ -36,3 +36,6 @@ def test_slow_bfloat16_is_said(tmp_path: Path) -> None:
         said = run("mnist.py", data, tmp_path / precision, *options).stderr
         slow = precision == "bf16" and multiplies_bfloat16() is False
         assert ("no instructions for bfloat16" in said) == slow
+    # That went on, and has to keep its precision.
+    options = (*SMALL, "--precision", "bf16", "--accelerator", "cpu", "--resume")
+    assert "no instructions" not in run("mnist.py", data, tmp_path / "bf16", *options).stderr

@@ -109,9 +109,12 @@ def test_a_training_is_stored_before_it_is_measured(tmp_path: Path) -> None:
     table.parent.mkdir(parents=True)
     table.write_text("of,something,else\n")
     given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0", *SMALL]
+    stored = tmp_path / "docs" / "results" / "tiny-run-0.csv"
+    former = stored.with_name("tiny-run-0-patches.csv")
+    former.write_text("of,another,network\n")
     with pytest.raises(SystemExit):
         results.main(given)
-    stored = tmp_path / "docs" / "results" / "tiny-run-0.csv"
+    assert not former.exists()
     assert stored.read_bytes() == table.with_name("history.csv").read_bytes()
     assert not json.loads(stored.with_suffix(".json").read_text())["finished"]
 

@@ -113,12 +113,13 @@ def sample(
     map_shape = tuple(attention.shape[1:])
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
     if isinstance(function, Design):
-        drawn = function.sample(attention, n_patches, generator)
+        drawn = function.draw_weighed(attention, n_patches, generator)
     else:
         # All others check it on their way.
         if not isinstance(function, Published):
             check_attention(attention)
-        drawn = Weighed(*function(attention, n_patches, generator))
+        indices, weights = function(attention, n_patches, generator)
+        drawn = Weighed(indices, weights)
     indices, weights, positions = drawn
     if indices.dtype != torch.int64:
         raise ValueError(f"design={design!r} gives indices of {indices.dtype}; make them int64")

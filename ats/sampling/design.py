@@ -84,11 +84,11 @@ class Design(ABC):
         self, attention: Tensor, n_patches: int, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """Indices (B, N) int64 in flat maps, and weights (B, N), for attention (B, \\*map)."""
-        drawn = self.sample(attention, n_patches, generator)
+        drawn = self.draw_weighed(attention, n_patches, generator)
         return drawn.indices, drawn.weights
 
     @final
-    def sample(self, attention: Tensor, n_patches: int, generator: Generators) -> Weighed:
+    def draw_weighed(self, attention: Tensor, n_patches: int, generator: Generators) -> Weighed:
         """The same, with the positions where kernels of a GPU find them on their way."""
         if self.centred and n_patches == 1 and attention[0].numel() > 1:
             raise ValueError(

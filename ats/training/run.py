@@ -41,7 +41,7 @@ from ats.training.folder import claim, open_run
 from ats.training.history import History, read_history
 from ats.training.module import TrainingModule
 from ats.training.pictures import Pictures, class_and_truth, predict
-from ats.training.processor import multiplies_bfloat16
+from ats.training.processor import warn_of_bfloat16
 from ats.training.schedule import learning_rate_factor
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -133,8 +133,9 @@ def fit(
         trainer = _trainer(args, accelerator, micro, callbacks)
         if trainer.is_global_zero:
             _describe(module, parameters, output)
-            if accelerator == "cpu" and args.precision == "bf16":
-                _warn_of_bfloat16()
+            # A run that goes on has to keep it.
+            if accelerator == "cpu" and args.precision == "bf16" and checkpoint is None:
+                warn_of_bfloat16()
         try:
             trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:
@@ -179,17 +180,6 @@ def _describe(module: TrainingModule, parameters: Mapping[str, Any], output: Pat
     with atomic_path(output / "model.txt") as temporary:
         temporary.write_text(summary + "\n", encoding="utf-8")
     write_json(output / "parameters.json", parameters)
-
-
-def _warn_of_bfloat16() -> None:
-    """Say where bfloat16 makes a training slower."""
-    if multiplies_bfloat16() is False:
-        print(
-            "precision=bf16: this processor has no instructions for bfloat16 (AVX512-BF16 or AMX), "
-            "so that it takes up to ten times as long as float32; leave --precision out",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def resolve_accelerator(args: argparse.Namespace) -> str:
