@@ -115,6 +115,7 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
     """
     experiment, options = RUNS[name]
     data, folder = args.work / experiment, args.work / f"{name}-{seed}"
+    target = args.docs / "results" / folder.name
     made = (EXPERIMENTS[experiment].data or "").split()
     given, shown = (
         [*options.format(work=work, seed=seed).split(), "--seed", str(seed), *extra]
@@ -153,7 +154,6 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
         cost["seconds"] = round(sum(row["seconds"] for row in rows))
         write_json(record, cost)
         # What follows takes long as well. Until then there is no table of this network.
-        target = args.docs / "results" / f"{name}-{seed}"
         for ending in MEASURED.values():
             target.with_name(target.name + ending).unlink(missing_ok=True)
         store(folder, target, TRAINED)
@@ -162,7 +162,7 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
         measure += ["--precision", precision, "--draws", "1", "4"]
         clock.run([*measure, "--csv", str(folder / "patches.csv")])
         write_json(record, cost | {"finished": True})
-    store(folder, args.docs / "results" / f"{name}-{seed}", {**TRAINED, **MEASURED})
+    store(folder, target, {**TRAINED, **MEASURED})
 
 
 def store(folder: Path, target: Path, files: Mapping[str, str]) -> None:

@@ -12,7 +12,6 @@ from ats.sampling.design import (
     DesignFunction,
     Generators,
     Uniforms,
-    Weighed,
     importance_weights,
 )
 from ats.sampling.peaks import Peaks
@@ -112,15 +111,14 @@ def sample(
     function = resolve_design(design)
     map_shape = tuple(attention.shape[1:])
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
+    positions = None
     if isinstance(function, Design):
-        drawn = function.draw_weighed(attention, n_patches, generator)
+        indices, weights, positions = function.draw_weighed(attention, n_patches, generator)
     else:
         # All others check it on their way.
         if not isinstance(function, Published):
             check_attention(attention)
         indices, weights = function(attention, n_patches, generator)
-        drawn = Weighed(indices, weights)
-    indices, weights, positions = drawn
     if indices.dtype != torch.int64:
         raise ValueError(f"design={design!r} gives indices of {indices.dtype}; make them int64")
     return Sample(_coordinates(indices, map_shape) if positions is None else positions, weights)
