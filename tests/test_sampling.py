@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -492,13 +493,28 @@ def first(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor,
     return indices, importance_weights(drawn, torch.ones(indices.shape))
 
 
-def test_indices_of_a_user_s_design_are_int64() -> None:
-    def halves(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor, Tensor]:
-        indices, weights = first(attention, n_patches, generator)
-        return indices / 2, weights
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda indices, weights: (indices / 2, weights), "indices of torch.float32; make them"),
+        (lambda indices, weights: (indices + 2, weights), "from 2 to 4; keep them from 0 to 3"),
+        (lambda indices, weights: (indices - 1, weights), "from -1 to 1; keep them from 0 to 3"),
+        (lambda indices, weights: (indices[:, :2], weights), r"\(2, 2\) and weights of shape"),
+        (lambda indices, weights: (indices[0], weights[0]), r"make both \(images, patches\)"),
+    ],
+)
+def test_what_a_user_s_design_draws_is_checked(spoil: Any, message: str) -> None:
+    def spoilt(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor, Tensor]:
+        return spoil(*first(attention, n_patches, generator))
 
-    with pytest.raises(ValueError, match=r"gives indices of torch.float32; make them int64"):
-        ats.sample(torch.full((2, 4), 0.25), 3, design=halves)
+    with pytest.raises(ValueError, match=message):
+        ats.sample(torch.full((2, 4), 0.25), 3, design=spoilt)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4)])
+def test_no_attention_at_all(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="is empty; skip such a batch"):
+        ats.sample(torch.zeros(shape), 3)
 
 
 def test_a_user_can_supply_a_design() -> None:

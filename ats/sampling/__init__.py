@@ -95,8 +95,9 @@ def sample(
         attention, where kernels draw on a GPU once, without gradients of their own.
 
     Raises:
-        ValueError: attention is not finite, negative or does not sum to 1; N is not positive or
-            exceeds the positions; the design is unknown, or its indices are not int64.
+        ValueError: attention is empty, not finite, negative or does not sum to 1; N is not positive
+            or exceeds the positions; the design is unknown, or a callable whose indices are not
+            int64, not as many as its weights, or, seen on a CPU alone, beyond the positions.
 
     >>> a = torch.softmax(torch.zeros(2, 5, 7).flatten(1), 1).view(2, 5, 7)
     >>> positions, weights = sample(a, 3)
@@ -110,6 +111,8 @@ def sample(
     """
     function = resolve_design(design)
     map_shape = tuple(attention.shape[1:])
+    if attention.dim() and not attention.numel():
+        raise ValueError(f"attention of shape {tuple(attention.shape)} is empty; skip such a batch")
     _check_count(n_patches, map_shape, distinct=getattr(function, "distinct", False))
     positions = None
     if isinstance(function, Design):
@@ -119,8 +122,7 @@ def sample(
         if not isinstance(function, Published):
             check_attention(attention)
         indices, weights = function(attention, n_patches, generator)
-    if indices.dtype != torch.int64:
-        raise ValueError(f"design={design!r} gives indices of {indices.dtype}; make them int64")
+        _check_drawn(indices, weights, math.prod(map_shape), design)
     return Sample(_coordinates(indices, map_shape) if positions is None else positions, weights)
 
 
@@ -161,6 +163,25 @@ def _coordinates(indices: Tensor, map_shape: tuple[int, ...]) -> Tensor:
         coordinates.append(indices % extent)
         indices = indices // extent
     return torch.stack([indices, *reversed(coordinates)], -1)
+
+
+def _check_drawn(indices: Tensor, weights: Tensor, positions: int, design: DesignLike) -> None:
+    """Refuse what a design of the user's own drew, if it is none of these positions."""
+    if indices.dtype != torch.int64:
+        raise ValueError(f"design={design!r} gives indices of {indices.dtype}; make them int64")
+    if indices.shape != weights.shape or indices.dim() != 2:
+        raise ValueError(
+            f"design={design!r} gives indices of shape {tuple(indices.shape)} and weights of shape "
+            f"{tuple(weights.shape)}; make both (images, patches)"
+        )
+    # Elsewhere the host would wait for the answer.
+    if indices.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if not ((indices >= 0) & (indices < positions)).all():
+        raise ValueError(
+            f"design={design!r} gives indices from {indices.min()} to {indices.max()}; keep them "
+            f"from 0 to {positions - 1}"
+        )
 
 
 def _check_count(n_patches: int, map_shape: tuple[int, ...], *, distinct: bool) -> None:
