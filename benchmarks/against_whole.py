@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from image_size import Training, non_zeros
+from image_size import CELLS, STAMP, Training, non_zeros
 from torch.nn import functional as F
 from turns import MEBIBYTE, Memory, Step, Worker, median_ratio, serve, take_turns
 
@@ -81,6 +81,9 @@ def compare(side: int, args: argparse.Namespace) -> tuple[float, float] | None:
         try:
             take_turns([attention, whole], args.rounds)
         except RuntimeError:
+            # Whatever ends the other one is no want of memory.
+            if attention.process.poll() is not None:
+                raise SystemExit("attention sampling came to no end; why stands above") from None
             print(f"| {side} | | does not fit | | | | |", flush=True)
             return None
         seconds = [[step.seconds for step in one.steps[1:]] for one in (attention, whole)]
@@ -108,6 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     add("--network", choices=NETWORKS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if min(args.sides) < CELLS * STAMP:
+        parser.error(f"sides={min(args.sides)}: take {CELLS * STAMP} pixels or more")
     if args.network:
         work(args)
         return

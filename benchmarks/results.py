@@ -182,7 +182,7 @@ def commit() -> str:
 
 def device(extra: list[str]) -> str:
     """What trainings run on."""
-    if torch.cuda.is_available() and "cpu" not in extra:
+    if torch.cuda.is_available() and not {"cpu", "--accelerator=cpu"} & set(extra):
         return torch.cuda.get_device_name()
     return f"CPU, threads: {torch.get_num_threads()}"
 
@@ -282,6 +282,9 @@ def main(arguments: list[str] | None = None) -> None:
     add("--docs", type=Path, default=ROOT / "docs", help="folder with results and figures")
     add("--mnist", type=Path, default=None, help="folder with MNIST's four files")
     args, extra = parse_and_pass_on(parser, arguments)
+    for name in ("results", "figures"):
+        if not (args.docs / name).is_dir():
+            parser.error(f"docs={args.docs} has no folder {name}; make it, or give another folder")
     clock = Clock(args.minutes)
     status = 0
     try:

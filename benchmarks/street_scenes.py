@@ -244,8 +244,8 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("dataset", type=Path, help="folder of the German Traffic Sign Detection Benchmark")
     add("output", type=Path, help="folder for the runs")
-    add("--training", choices=TRAININGS, default="composites")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--training", choices=TRAININGS, default="composites", help="see above")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all by default")
     add("--seeds", type=positive_int, default=3, help="number of seeds (default: 3)")
     args, extra = parse_and_pass_on(parser, arguments)
     if not (args.dataset / ANNOTATIONS).is_file():

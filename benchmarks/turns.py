@@ -191,6 +191,7 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
+            self.process.wait()
             raise RuntimeError("a worker process has ended early; its message stands above")
         return json.loads(line)
 

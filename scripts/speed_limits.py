@@ -125,6 +125,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(
             "--guide needs pasted signs, whose places are known: take --train_on composites or both"
         )
+    if Path(args.output).resolve() == args.dataset.resolve():
+        parser.error(f"output {args.output} is the folder of the data set; choose another one")
     if args.repeat > 1 and args.train_on == "composites":
         parser.error("--repeat needs real scenes: take --train_on scenes or both")
     return args

@@ -356,3 +356,21 @@ def test_a_folder_without_street_scenes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         load("benchmarks/street_scenes.py").main([str(tmp_path), str(tmp_path / "out")])
     assert f"dataset {tmp_path} lacks gt.txt" in capsys.readouterr().err
+
+
+def test_a_folder_without_results(tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    with pytest.raises(SystemExit):
+        load("benchmarks/results.py").main(["--docs", str(tmp_path)])
+    assert f"docs={tmp_path} has no folder figures" in capsys.readouterr().err
+
+
+def test_what_is_no_want_of_memory_is_not_taken_for_it(tmp_path, capsys, monkeypatch):
+    whole = load("benchmarks/against_whole.py")
+    with pytest.raises(SystemExit):
+        whole.main(["--sides", "1500", "40"])
+    assert "sides=40: take 1400 pixels or more" in capsys.readouterr().err
+    # A real process, which has no GPU to train on.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SystemExit, match="attention sampling came to no end"):
+        whole.main(["--sides", "1500", "--device", "cuda"])

@@ -496,11 +496,14 @@ def first(attention: Tensor, n_patches: int, generator: object) -> tuple[Tensor,
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda indices, weights: (indices / 2, weights), "indices of torch.float32; make them"),
+        (lambda indices, weights: (indices / 2, weights), "indices of torch.float32 and weights"),
         (lambda indices, weights: (indices + 2, weights), "from 2 to 4; keep them from 0 to 3"),
         (lambda indices, weights: (indices - 1, weights), "from -1 to 1; keep them from 0 to 3"),
         (lambda indices, weights: (indices[:, :2], weights), r"\(2, 2\) and weights of shape"),
         (lambda indices, weights: (indices[0], weights[0]), r"make both \(images, patches\)"),
+        (lambda indices, weights: (indices[:1], weights[:1]), r"\(1, 3\) for 2 images"),
+        (lambda indices, weights: (indices[:, :0], weights[:, :0]), r"\(2, 0\) for 2 images"),
+        (lambda indices, weights: (indices, weights > 0), "weights of torch.bool; make them"),
     ],
 )
 def test_what_a_user_s_design_draws_is_checked(spoil: Any, message: str) -> None:
@@ -509,6 +512,12 @@ def test_what_a_user_s_design_draws_is_checked(spoil: Any, message: str) -> None
 
     with pytest.raises(ValueError, match=message):
         ats.sample(torch.full((2, 4), 0.25), 3, design=spoilt)
+
+
+@pytest.mark.parametrize("design", [None, 3, Systematic])
+def test_what_is_no_design(design: Any) -> None:
+    with pytest.raises(ValueError, match="is no design; take a name, or an instance"):
+        ats.sample(torch.full((2, 4), 0.25), 3, design=design)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4)])

@@ -297,6 +297,14 @@ def test_a_full_folder_is_said_before_photographs_are_read(
     assert not (tmp_path / "data").exists()
 
 
+def test_the_folder_of_the_data_set_is_not_that_of_the_run(data: Path) -> None:
+    before = sorted(data.iterdir())
+    done = run(SCRIPT, data, data / ".." / data.name, *SMALL, check=False)
+    assert done.returncode == 2
+    assert "is the folder of the data set; choose another one" in done.stderr
+    assert sorted(data.iterdir()) == before
+
+
 def test_a_cache_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = ("--cache", tmp_path / "file" / "cache")

@@ -96,8 +96,10 @@ def sample(
 
     Raises:
         ValueError: attention is empty, not finite, negative or does not sum to 1; N is not positive
-            or exceeds the positions; the design is unknown, or a callable whose indices are not
-            int64, not as many as its weights, or, seen on a CPU alone, beyond the positions.
+            or exceeds the positions; the design is unknown, or one of the caller's own that draws
+            something else than int64 indices and floating-point weights of shape (B, N), or, if a
+            callable on a CPU, indices beyond the positions. What the tensors hold is not looked
+            at in what torch.compile has traced.
 
     >>> a = torch.softmax(torch.zeros(2, 5, 7).flatten(1), 1).view(2, 5, 7)
     >>> positions, weights = sample(a, 3)
@@ -122,7 +124,8 @@ def sample(
         if not isinstance(function, Published):
             check_attention(attention)
         indices, weights = function(attention, n_patches, generator)
-        _check_drawn(indices, weights, math.prod(map_shape), design)
+        _check_range(indices, math.prod(map_shape), design)
+    _check_drawn(indices, weights, len(attention), design)
     return Sample(_coordinates(indices, map_shape) if positions is None else positions, weights)
 
 
@@ -149,6 +152,8 @@ def expectation(features: Tensor, weights: Tensor) -> Tensor:
 
 def resolve_design(design: DesignLike) -> DesignFunction:
     """The design of that name, or the given callable itself."""
+    if isinstance(design, type) or not (isinstance(design, str) or callable(design)):
+        raise ValueError(f"design={design!r} is no design; take a name, or an instance of a design")
     if not isinstance(design, str):
         return design
     if design not in DESIGNS:
@@ -165,16 +170,23 @@ def _coordinates(indices: Tensor, map_shape: tuple[int, ...]) -> Tensor:
     return torch.stack([indices, *reversed(coordinates)], -1)
 
 
-def _check_drawn(indices: Tensor, weights: Tensor, positions: int, design: DesignLike) -> None:
-    """Refuse what a design of the user's own drew, if it is none of these positions."""
-    if indices.dtype != torch.int64:
-        raise ValueError(f"design={design!r} gives indices of {indices.dtype}; make them int64")
-    if indices.shape != weights.shape or indices.dim() != 2:
+def _check_drawn(indices: Tensor, weights: Tensor, n_images: int, design: DesignLike) -> None:
+    """Refuse what a design of the caller's own gives, if it is no draw for each image."""
+    if indices.dtype != torch.int64 or not weights.is_floating_point():
         raise ValueError(
-            f"design={design!r} gives indices of shape {tuple(indices.shape)} and weights of shape "
-            f"{tuple(weights.shape)}; make both (images, patches)"
+            f"design={design!r} gives indices of {indices.dtype} and weights of {weights.dtype}; "
+            "make them torch.int64 and floating point"
         )
-    # Elsewhere the host would wait for the answer.
+    shape = tuple(indices.shape)
+    if len(shape) != 2 or shape[0] != n_images or not shape[1] or shape != tuple(weights.shape):
+        raise ValueError(
+            f"design={design!r} gives indices of shape {shape} and weights of shape "
+            f"{tuple(weights.shape)} for {n_images} images; make both (images, patches)"
+        )
+
+
+def _check_range(indices: Tensor, positions: int, design: DesignLike) -> None:
+    """Refuse indices beyond the positions, unless the host would have to wait for them."""
     if indices.device.type != "cpu" or torch.compiler.is_compiling():
         return
     if not ((indices >= 0) & (indices < positions)).all():
