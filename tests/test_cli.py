@@ -401,6 +401,8 @@ def test_rare_classes_do_not_stop_a_division() -> None:
     assert sorted(len(test) for _, test in parts) == [3, 3, 4]
 
 
+# The longest test by far, two minutes where nothing runs beside it.
+@pytest.mark.timeout(900)
 def test_a_small_object_is_found_from_labels_alone(tmp_path: Path) -> None:
     """200 images of all sizes and formats, a third with a red disc; settings at their defaults."""
     images = make_folder(tmp_path / "images", 200, (300, 1400))
