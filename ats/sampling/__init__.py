@@ -152,13 +152,13 @@ def expectation(features: Tensor, weights: Tensor) -> Tensor:
 
 def resolve_design(design: DesignLike) -> DesignFunction:
     """The design of that name, or the given callable itself."""
-    if isinstance(design, type) or not (isinstance(design, str) or callable(design)):
+    if isinstance(design, str):
+        if design not in DESIGNS:
+            raise ValueError(f"design={design!r} is unknown; take one of {', '.join(DESIGNS)}")
+        return DESIGNS[design]
+    if isinstance(design, type) or not callable(design):
         raise ValueError(f"design={design!r} is no design; take a name, or an instance of a design")
-    if not isinstance(design, str):
-        return design
-    if design not in DESIGNS:
-        raise ValueError(f"design={design!r} is unknown; take one of {', '.join(DESIGNS)}")
-    return DESIGNS[design]
+    return design
 
 
 def _coordinates(indices: Tensor, map_shape: tuple[int, ...]) -> Tensor:
