@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from image_size import CELLS, STAMP, Training, non_zeros
 from torch.nn import functional as F
-from turns import MEBIBYTE, Memory, Step, Worker, median_ratio, serve, take_turns
+from turns import MEBIBYTE, Memory, Step, Worker, add_device, median_ratio, serve, take_turns
 
 from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     sides = [1500, 2000, 3000, 4000, 6000, 8000, 12000]
     add("--sides", type=positive_int, nargs="+", default=sides, help="pixels")
     add("--rounds", type=positive_int, default=5, help="counted steps, after one to warm up")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    add_device(parser, "to train")
     add("--network", choices=NETWORKS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if min(args.sides) < CELLS * STAMP:

@@ -9,7 +9,7 @@ import argparse
 from functools import partial
 
 import torch
-from turns import MEBIBYTE, alternate, alternate_on_gpu, report_ratios
+from turns import MEBIBYTE, add_device, alternate, alternate_on_gpu, report_ratios
 
 import ats
 from ats.memory import keep_freed_memory
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--side", type=positive_int, default=180, help="rows and columns of a map")
     add("--n_patches", type=positive_int, default=10, help="positions of a map")
     add("--rounds", type=positive_int, default=50, help="rounds that count")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to draw")
+    add_device(parser, "to draw")
     add("--threads", type=positive_int, default=None, help="of the CPU, all by default")
     args = parser.parse_args(arguments)
     if args.threads is not None:

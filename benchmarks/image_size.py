@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from turns import MEBIBYTE, Memory, Step, Worker, resident_bytes, serve, take_turns
+from turns import MEBIBYTE, Memory, Step, Worker, add_device, resident_bytes, serve, take_turns
 
 from ats import SparseImages
 from ats.datasets.batch import Batch
@@ -323,7 +323,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--batch_size", type=positive_int, default=128, help="images of a step")
     add("--micro_batch", type=positive_int, help="images at a time (default: that of training)")
     add("--rounds", type=positive_int, default=7, help="counted steps of a side, after one to warm")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    add_device(parser, "to train")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from turns import MEBIBYTE, alternate, alternate_on_gpu, median_ratio
+from turns import MEBIBYTE, add_device, alternate, alternate_on_gpu, median_ratio
 
 from ats import extract_patches
 from ats.memory import keep_freed_memory
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--rounds", type=positive_int, default=31, help="rounds that count")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the images are")
+    add_device(parser, "the images are")
     args = parser.parse_args(arguments)
     rows, broken = (on_cpu if args.device == "cpu" else on_gpu)(args.rounds)
     print("| | reading | over a copy of its bytes | indexing over reading |\n|---|--:|--:|--:|")

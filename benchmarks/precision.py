@@ -15,7 +15,7 @@ from itertools import cycle
 import numpy as np
 import torch
 from image_size import Training
-from turns import alternate, median_ratio
+from turns import add_device, alternate, median_ratio
 
 from ats.memory import keep_freed_memory
 from ats.training.arguments import positive_int
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--batch_size", type=positive_int, default=8, help="images of a step")
     add("--n_batches", type=positive_int, default=40, help="different batches")
     add("--rounds", type=positive_int, default=158, help="steps that count")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    add_device(parser, "to train")
     args = parser.parse_args(arguments)
     keep_freed_memory()
     size = (args.batch_size, args.n_batches, args.device)

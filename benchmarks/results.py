@@ -141,6 +141,12 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
             )
         cost = former
     if not cost["finished"]:
+        start = Path(START.format(work=args.work, seed=seed))
+        if START in options and not start.is_file():
+            raise SystemExit(
+                f"{name} starts from mnist-1500-long, and {start} is not there; train that before "
+                f"it (--train mnist-1500-long {name})"
+            )
         cost["commits"] = list(dict.fromkeys([*cost["commits"], commit()]))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(record, cost)

@@ -15,7 +15,7 @@ from runpy import run_path
 import torch
 from image_size import SCRIPT, make_batches, non_zeros
 from torch import Tensor
-from turns import alternate, report_ratios
+from turns import add_device, alternate, report_ratios
 
 from ats import AttentionSampling, AttentionSamplingOutput
 from ats.datasets.batch import Batch
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--side", type=positive_int, default=1500, help="rows and columns of an image")
     add("--rounds", type=positive_int, default=15, help="rounds that count")
     add("--threads", type=positive_int, help="of torch (default: its own)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    add_device(parser, "to train")
     args = parser.parse_args(arguments)
     keep_freed_memory()
     if args.threads:

@@ -160,8 +160,9 @@ def recorded(record: Path, identity: dict[str, Any]) -> dict[str, Any]:
     found = found or nothing | identity
     if {name: found.get(name) for name in identity} != identity:
         raise SystemExit(
-            f"{record.parent} holds a run of other options than {' '.join(identity['options'])}, "
-            "from other weights or on other data; give another output folder, or delete that one"
+            f"{record.parent} holds a run of other options than {' '.join(identity['options'])} "
+            f"({' '.join(found.get('options', []))}), from other weights or on other data; give "
+            "another output folder, or delete that one"
         )
     return found
 

@@ -22,7 +22,7 @@ from typing import Any
 import lightning
 import torch
 from image_size import SCRIPT, non_zeros
-from turns import median_ratio
+from turns import add_device, median_ratio
 
 import ats
 from ats.datasets.megapixel_mnist import MegapixelMNIST
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--n_train", type=positive_int, default=512, help="images of an epoch")
     add("--batch_size", type=positive_int, default=128, help="images of a step")
     add("--epochs", type=positive_int, default=6, help="epochs that count")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    add_device(parser, "to train")
     args = parser.parse_args(arguments)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """Processes, or functions, that take turns: a machine that slows down does so for all of them."""
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -12,6 +13,27 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 MEBIBYTE = 2**20
+
+
+def add_device(parser: argparse.ArgumentParser, where: str) -> None:
+    """``--device``, one that is there.
+
+    Args:
+        parser: of the benchmark.
+        where: what is there, for its help.
+    """
+    help_text = f"where {where}: cpu, or cuda for an NVIDIA GPU"
+    parser.add_argument("--device", type=_device, default="cpu", help=help_text)
+
+
+def _device(text: str) -> str:
+    import torch
+
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be cpu or cuda")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("torch finds no NVIDIA GPU here; take cpu")
+    return text
 
 
 def alternate(

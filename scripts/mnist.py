@@ -73,8 +73,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=None,
         help="weights_EEE.safetensors of a run to start from, such as one on smaller images",
     )
-    add_training_arguments(parser)
-    return parse_with_recipe(parser, arguments, own=RECIPES)
+    add_training_arguments(parser, votes=True)
+    args = parse_with_recipe(parser, arguments, own=RECIPES)
+    if args.design == "peaks" and args.start is None:
+        option = "recipe" if args.recipe == "peaks" else "design"
+        parser.error(
+            f"--{option} peaks leaves the attention as it is, and is for weights that were trained "
+            f"before: give them by --start, or take another {option}"
+        )
+    if "peaks" in (args.design, args.inference) and args.classifier != "votes":
+        option = "inference" if args.inference == "peaks" else "design"
+        parser.error(
+            f"--{option} peaks makes every patch count as much, also those that show nothing, from "
+            f"which only votes can abstain: take --classifier votes, or another {option}"
+        )
+    return args
 
 
 def published_attention(channels: int) -> nn.Sequential:

@@ -35,6 +35,8 @@ SMALLEST_VIEW = 16
 SMALLEST_SIGN = 4
 # Signs of composites stand in this part of the scene's height, from the top.
 ROWS = (0.15, 0.75)
+# Composites of an epoch, and the heights of their signs in pixels.
+COMPOSITES, HEIGHTS = 2000, (16, 130)
 # Their state, from 0, as new, to 1, as in bad photographs: about that of real ones.
 WEAR = 0.6
 
@@ -89,7 +91,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="scenes",
         help="real scenes; drawn signs pasted onto training scenes without a limit; or both",
     )
-    add("--composites", type=positive_int, default=2000, help="composites of an epoch")
+    add("--composites", type=positive_int, default=COMPOSITES, help="composites of an epoch")
     add("--repeat", type=positive_int, default=1, help="times that an epoch has each real scene")
     add(
         "--composite_size",
@@ -101,7 +103,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--composite_heights",
         type=heights,
-        default="16-130",
+        default="{}-{}".format(*HEIGHTS),
         help="SMALLEST-LARGEST height in pixels of the signs of composites",
     )
     add(
@@ -129,6 +131,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"output {args.output} is the folder of the data set; choose another one")
     if args.repeat > 1 and args.train_on == "composites":
         parser.error("--repeat needs real scenes: take --train_on scenes or both")
+    unused = {"composites": COMPOSITES, "composite_heights": HEIGHTS}
+    for option, default in unused.items():
+        if args.train_on == "scenes" and getattr(args, option) != default:
+            parser.error(f"--{option} needs composites: take --train_on composites or both")
     return args
 
 

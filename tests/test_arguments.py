@@ -97,13 +97,32 @@ def test_the_peaks_recipe(script: SimpleNamespace, capsys: pytest.CaptureFixture
     assert "take another design" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--recipe", "--design"])
-def test_peaks_are_not_offered_without_weights_to_start_from(
+def test_peaks_need_votes(script: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, named in (
+        (["--inference", "peaks"], "--inference peaks"),
+        (["--recipe", "peaks", "--start", "weights", "--classifier", "linear"], "--inference"),
+        (["--design", "peaks", "--start", "weights"], "--design peaks"),
+    ):
+        with pytest.raises(SystemExit):
+            script.parse(["data", "out", *given])
+        said = capsys.readouterr().err
+        assert named in said
+        assert "take --classifier votes" in said
+    script.parse(["data", "out", "--inference", "peaks", "--classifier", "votes"])
+
+
+@pytest.mark.parametrize("option", ["--recipe", "--design", "--inference"])
+def test_peaks_are_not_offered_where_no_classifier_votes(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        parse_settings([option, "peaks"], training_parser())
-    assert "invalid choice: 'peaks'" in capsys.readouterr().err
+    speed_limits = load("scripts/speed_limits.py")
+    for parse in (
+        lambda: parse_settings([option, "peaks"], training_parser()),
+        lambda: speed_limits.parse(["data", "out", option, "peaks"]),
+    ):
+        with pytest.raises(SystemExit):
+            parse()
+        assert "invalid choice: 'peaks'" in capsys.readouterr().err
 
 
 def test_a_script_has_the_last_word_on_a_recipe() -> None:

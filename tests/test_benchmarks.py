@@ -288,7 +288,7 @@ def test_a_stage_of_other_options_is_not_taken_for_this_one(stage, tmp_path):
     assert cost.peak > 2**20
     moved = data.rename(tmp_path / "elsewhere")
     assert run([str(script), str(moved)], given, weights[1], folder) == (rows, cost)
-    with pytest.raises(SystemExit, match=r"holds a run of other options than --scale 0.5"):
+    with pytest.raises(SystemExit, match=r"other options than --scale 0.5 \(--scale 0.3\)"):
         run([str(script), str(moved)], ["--scale", "0.5"], weights[0], folder)
     for start in (weights[2], None):
         with pytest.raises(SystemExit, match="from other weights"):
@@ -370,7 +370,28 @@ def test_what_is_no_want_of_memory_is_not_taken_for_it(tmp_path, capsys, monkeyp
     with pytest.raises(SystemExit):
         whole.main(["--sides", "1500", "40"])
     assert "sides=40: take 1400 pixels or more" in capsys.readouterr().err
-    # A real process, which has no GPU to train on.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # A real process, which does not find the modules beside it.
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
     with pytest.raises(SystemExit, match="attention sampling came to no end"):
-        whole.main(["--sides", "1500", "--device", "cuda"])
+        whole.main(["--sides", "1500"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "against_whole",
+        "drawing",
+        "image_size",
+        "patch_reading",
+        "precision",
+        "step_overhead",
+        "training_loop",
+    ],
+)
+def test_a_device_that_is_not_there(name, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    main = load(f"benchmarks/{name}.py").main
+    for device, said in (("cuda", "torch finds no NVIDIA GPU here"), ("gpu", "must be cpu or")):
+        with pytest.raises(SystemExit):
+            main(["--device", device])
+        assert said in capsys.readouterr().err

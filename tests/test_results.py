@@ -69,6 +69,12 @@ def test_trainings_are_stored_once(tmp_path: Path) -> None:
         results.main([*given, "--lr", "0.1"])
 
 
+def test_peaks_need_the_training_that_they_start_from(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"mnist-1500-long-0/weights_029.safetensors is not there"):
+        results.main([*folders(tmp_path), "--train", "mnist-1500-peaks", "--seeds", "0"])
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     history = tmp_path / "work" / "tiny-run-0" / "history.csv"
     given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0", *SMALL[:-1], "25"]

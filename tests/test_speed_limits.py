@@ -77,6 +77,8 @@ def test_small_composites_are_not_joined_with_scenes(
     [
         (("--guide", "1"), "--guide needs pasted signs, whose places are known: take --train_on"),
         (("--repeat", "2", "--train_on", "composites"), "--repeat needs real scenes: take --train"),
+        (("--composites", "9"), "--composites needs composites: take --train_on composites or"),
+        (("--composite_heights", "9-20"), "--composite_heights needs composites: take --train_on"),
     ],
 )
 def test_options_that_would_do_nothing(
@@ -97,10 +99,8 @@ def test_options_that_would_do_nothing(
 def test_heights_of_signs(
     script: SimpleNamespace, capsys: pytest.CaptureFixture[str], value: str, message: str
 ) -> None:
-    assert script.parse(["data", "out", "--composite_heights", "20-20"]).composite_heights == (
-        20,
-        20,
-    )
+    given = ["data", "out", "--train_on", "composites", "--composite_heights"]
+    assert script.parse([*given, "20-20"]).composite_heights == (20, 20)
     with pytest.raises(SystemExit):
         script.parse(["data", "out", "--composite_heights", value])
     assert message in capsys.readouterr().err

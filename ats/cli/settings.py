@@ -84,7 +84,7 @@ def training_parser(**options: Any) -> argparse.ArgumentParser:
     add_table_arguments(parser.add_argument)
     add_reading_arguments(parser.add_argument)
     add_network_arguments(parser.add_argument)
-    add_training_arguments(parser, starts=False)
+    add_training_arguments(parser)
     parser.set_defaults(epochs=30)
     return parser
 

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -32,14 +32,18 @@ RECIPES: dict[str, dict[str, object]] = {
 }
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, *, starts: bool = True) -> None:
+def add_training_arguments(parser: argparse.ArgumentParser, *, votes: bool = False) -> None:
     """Options of every training script beside those of its experiment.
 
     Args:
         parser: of the script.
-        starts: whether it has ``--start``, without which peaks are of no use.
+        votes: whether its classifier can vote, without which peaks are of no use.
     """
     add = parser.add_argument
+
+    def offered(names: Iterable[str]) -> list[str]:
+        return [name for name in names if votes or name != "peaks"]
+
     peaks = (
         "peaks: a few epochs after fast, with --start, in which the network learns from what it is "
         "then measured with, patches that do not overlap; "
@@ -76,18 +80,18 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, starts: bool = Tr
     add("--epochs", type=positive_int, default=500, help="passes over the training set")
     add(
         "--recipe",
-        choices=[name for name in RECIPES if starts or name != "peaks"],
+        choices=offered(RECIPES),
         default="default",
         help="fast: good results within 30 epochs (small batches, warm-up, a cosine schedule, "
         "averaged weights, affine augmentation, and in mnist.py other networks, voting "
-        f"and weight decay); {peaks if starts else ''}published: the settings of the 2019 program "
+        f"and weight decay); {peaks if votes else ''}published: the settings of the 2019 program "
         "(its biased gradient, no prior, no feature scale); options given beside it hold",
     )
     add(
         "--design",
-        choices=[name for name in TRAINING_DESIGNS if starts or name != "peaks"],
+        choices=offered(TRAINING_DESIGNS),
         default="systematic",
-        help="sampling design" + ("; peaks is none, but what --inference says" if starts else ""),
+        help="sampling design" + ("; peaks is none, but what --inference says" if votes else ""),
     )
     add(
         "--centring",
@@ -122,10 +126,10 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, starts: bool = Tr
     )
     add(
         "--inference",
-        choices=("deterministic", "top", "peaks", "sampled"),
+        choices=offered(("deterministic", "top", "peaks", "sampled")),
         default="deterministic",
-        help="how positions are chosen for the test set; peaks are apart and count rather than "
-        "weigh, for classifiers that vote",
+        help="how positions are chosen for the test set"
+        + ("; peaks are apart and count rather than weigh" if votes else ""),
     )
     _add_machine_arguments(parser)
 
@@ -174,12 +178,6 @@ def parse_with_recipe(
     args = parser.parse_args(arguments)
     if args.weight_decay and args.optimizer != "adam":
         parser.error(f"--weight_decay needs --optimizer adam, not {args.optimizer}")
-    if args.design == "peaks" and getattr(args, "start", None) is None:
-        option = "recipe" if given.recipe == "peaks" else "design"
-        parser.error(
-            f"--{option} peaks leaves the attention as it is, and is for weights that were trained "
-            f"before: give them by --start, or take another {option}"
-        )
     return args
 
 
