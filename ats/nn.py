@@ -13,6 +13,7 @@ from ats.geometry import Shape, content_positions, patch_offsets, position_step
 from ats.images import Images, as_images
 from ats.prior import log_prior
 from ats.sampling import DesignLike, Generators, Peaks, importance_weights
+from ats.sampling.checks import check_n_patches
 from ats.sampling.runs import TINY
 
 PRIOR_FLOOR = 1e-3
@@ -108,8 +109,7 @@ class SamplePatches(nn.Module):
         super().__init__()
         if min(patch_size, default=0) < 1:
             raise ValueError(f"patch_size={tuple(patch_size)} must be positive in every dimension")
-        if n_patches < 1:
-            raise ValueError(f"n_patches={n_patches} must be at least 1")
+        check_n_patches(n_patches)
         self.n_patches = n_patches
         self.patch_size = tuple(patch_size)
         self.receptive_field = receptive_field

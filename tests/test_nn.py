@@ -295,7 +295,7 @@ def test_errors() -> None:
         model(low, high[..., 0])
     with pytest.raises(ValueError, match=r"patch_size=\(0, 7\) must be positive"):
         ats.SamplePatches(n_patches=3, patch_size=(0, 7))
-    with pytest.raises(ValueError, match="n_patches=0 must be at least 1"):
+    with pytest.raises(ValueError, match="n_patches=0 must be a whole number of at least 1"):
         ats.SamplePatches(n_patches=0, patch_size=(5, 7))
     with pytest.raises(ValueError, match=r"smoothing=1.5 must lie in \[0, 1\]"):
         ats.SampleSoftmax(1.5)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from enumeration import exact_expectation, sample_probability, systematic_expectation
@@ -551,7 +552,9 @@ ATTENTION = torch.full((2, 3, 3), 1 / 9)
     [
         (ATTENTION, 12, "systematic", r"n_patches=12 exceeds the 9 positions of a \(3, 3\)"),
         (ATTENTION, 12, "published", "lower it, or sample with replacement"),
-        (ATTENTION, 0, "replacement", "n_patches=0 must be at least 1"),
+        (ATTENTION, 0, "replacement", "n_patches=0 must be a whole number of at least 1"),
+        (ATTENTION, 2.0, "systematic", "n_patches=2.0 must be a whole number"),
+        (ATTENTION.numpy(), 2, "systematic", "must be a torch.Tensor, got <class 'numpy.ndarray'>"),
         (ATTENTION, 3, "sistematic", "design='sistematic' is unknown; take one of replacement"),
         (ATTENTION * 2, 3, "systematic", "attention must sum to 1 in each image, got 2"),
         (ATTENTION * torch.nan, 3, "systematic", "attention contains NaN"),
@@ -566,6 +569,16 @@ def test_errors_name_the_argument_and_the_remedy(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ats.sample(attention, n_patches, design=design)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("design", [*UNBIASED, "published"])
+def test_a_seed_is_no_generator(design: str) -> None:
+    with pytest.raises(ValueError, match=r"generator=0 must be .* of a seed make torch.Generator"):
+        ats.sample(ATTENTION, 2, design=design, generator=0)  # type: ignore[arg-type]
+
+
+def test_a_whole_number_of_another_kind() -> None:
+    assert ats.sample(ATTENTION, np.int64(2)).positions.shape == (2, 2, 2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("design", [*DESIGNS, first, Average(first, 2)])

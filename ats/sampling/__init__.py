@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ats.sampling.checks import check_attention
+from ats.sampling.checks import check_attention, check_n_patches, check_type
 from ats.sampling.design import (
     Design,
     DesignFunction,
@@ -95,11 +95,12 @@ def sample(
         attention, where kernels draw on a GPU once, without gradients of their own.
 
     Raises:
-        ValueError: attention is empty, not finite, negative or does not sum to 1; N is not positive
-            or exceeds the positions; the design is unknown, or one of the caller's own that draws
-            something else than int64 indices and floating-point weights of shape (B, N), or, if a
-            callable on a CPU, indices beyond the positions. What the tensors hold is not looked
-            at in what torch.compile has traced.
+        ValueError: attention is no tensor of floating point, empty, not finite, negative or does
+            not sum to 1; N is not positive, not whole or exceeds the positions; the generator is
+            none, or not one for each image; the design is unknown, or one of the caller's own that
+            draws something else than int64 indices and floating-point weights of shape (B, N), or,
+            if a callable on a CPU, indices beyond the positions. What the tensors hold is not
+            looked at in what torch.compile has traced.
 
     >>> a = torch.softmax(torch.zeros(2, 5, 7).flatten(1), 1).view(2, 5, 7)
     >>> positions, weights = sample(a, 3)
@@ -112,6 +113,7 @@ def sample(
         Variables by Sampling without Replacement, 2020. Tille, Sampling Algorithms, 2006.
     """
     function = resolve_design(design)
+    check_type(attention)
     map_shape = tuple(attention.shape[1:])
     if attention.dim() and not attention.numel():
         raise ValueError(f"attention of shape {tuple(attention.shape)} is empty; skip such a batch")
@@ -199,8 +201,7 @@ def _check_range(indices: Tensor, positions: int, design: DesignLike) -> None:
 def _check_count(n_patches: int, map_shape: tuple[int, ...], *, distinct: bool) -> None:
     if not map_shape:
         raise ValueError("attention must be (batch, *map), with at least one map dimension")
-    if n_patches < 1:
-        raise ValueError(f"n_patches={n_patches} must be at least 1")
+    check_n_patches(n_patches)
     positions = math.prod(map_shape)
     if distinct and n_patches > positions:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What attention must be."""
+"""What attention and the number of patches must be."""
 
 import torch
 from torch import Tensor
@@ -32,9 +32,17 @@ def check_attention(attention: Tensor, sums: Tensor | None = None) -> None:
 
 
 def check_type(attention: Tensor) -> None:
-    """Refuse with a ValueError what is not of floating point."""
+    """Refuse with a ValueError what is no tensor, or not of floating point."""
+    if not isinstance(attention, Tensor):
+        raise ValueError(f"attention must be a torch.Tensor, got {type(attention)}; convert it")
     if not attention.is_floating_point():
         raise ValueError(f"attention must be floating point, got {attention.dtype}")
+
+
+def check_n_patches(n_patches: int) -> None:
+    """Refuse with a ValueError what is no number of patches."""
+    if not hasattr(n_patches, "__index__") or n_patches < 1:
+        raise ValueError(f"n_patches={n_patches!r} must be a whole number of at least 1")
 
 
 def tolerance_of(attention: Tensor) -> float:

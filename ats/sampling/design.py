@@ -170,6 +170,11 @@ def uniform(rows: Tensor, columns: int, generator: Generators) -> Tensor:
     if isinstance(generator, Generator):
         noise = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
         return noise.to(rows.device, non_blocking=True)
+    if not isinstance(generator, Sequence):
+        raise ValueError(
+            f"generator={generator!r} must be a torch.Generator, or a sequence of one for each "
+            "image; of a seed make torch.Generator().manual_seed(seed)"
+        )
     if len(generator) != shape[0]:
         raise ValueError(
             f"generator has {len(generator)} generators for a batch of {shape[0]} images; "
