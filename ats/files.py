@@ -55,7 +55,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     stays behind when the block raises; the target is then as it was before.
 
     Raises:
-        OSError: the target's folder is missing or cannot be written.
+        OSError: the target's folder is missing or cannot be written, or the disk is full.
     """
     path = Path(target)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
@@ -67,13 +67,27 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
             "choose another folder or change the permissions of this one"
         ) from error
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-        # The new name itself survives a power cut only once the folder is on the disk.
-        _flush_to_disk(path.parent)
+        with _full_disk_named(path):
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.replace(path)
+            # The new name itself survives a power cut only once the folder is on the disk.
+            _flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Say of a full disk what there was no room for, and nothing twice."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); make room, or choose another folder"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -134,11 +148,12 @@ def _made_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
-        yield temporary
-        for entry in temporary.rglob("*"):
-            _flush_to_disk(entry)
-        temporary.replace(path)
-        _flush_to_disk(path.parent)
+        with _full_disk_named(path):
+            yield temporary
+            for entry in temporary.rglob("*"):
+                _flush_to_disk(entry)
+            temporary.replace(path)
+            _flush_to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -131,8 +131,11 @@ class RandomChange:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability} must lie in [0, 1]")
-        if self.pan < 0:
-            raise ValueError(f"pan={self.pan} must be 0 or more pixels")
+        if not hasattr(self.pan, "__index__") or self.pan < 0:
+            raise ValueError(f"pan={self.pan} must be a whole number of 0 or more pixels")
+        for name, (low, high) in {"gain": self.gain, "bias": self.bias}.items():
+            if not -math.inf < low <= high < math.inf:
+                raise ValueError(f"{name}={(low, high)} must be finite bounds, the lower one first")
 
     def __call__(
         self, x_low: Tensor, x_high: Images | Tensor, generators: Sequence[torch.Generator]
@@ -145,13 +148,20 @@ class RandomChange:
             generators: a CPU generator for each image.
 
         Raises:
-            ValueError: there is not one generator for each image.
+            ValueError: there is not one generator for each image, or images are of several sizes:
+                the small views are padded then, and do not say how much of them is image.
         """
         images = checked_images(x_low, x_high, generators)
+        shapes = images.shapes.tolist()
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError(
+                f"x_high holds images of several sizes ({shapes[0]} and others), whose small views "
+                "are padded; change images of one size, or each by itself"
+            )
         low = list(x_low.shape[2:])
         drawn = [
             self.draw(high, low, generator)
-            for high, generator in zip(images.shapes.tolist(), generators, strict=True)
+            for high, generator in zip(shapes, generators, strict=True)
         ]
         gain, bias, pan, pan_low = zip(*drawn, strict=True)
         change = Change(

@@ -42,10 +42,27 @@ class Shares(nn.Module):
     """Shares of the classes in all votes but those for none.
 
     v_c / (ABSTENTIONS + sum_c v_c): next to nothing where hardly anything votes for a class.
+
+    Args:
+        n_classes: number of classes C.
     """
 
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.n_classes = n_classes
+
     def forward(self, votes: Tensor) -> Tensor:
-        """Shares (B, C) of mean votes (B, C + 1)."""
+        """Shares (B, C) of mean votes (B, C + 1).
+
+        Raises:
+            ValueError: there are others than these.
+        """
+        if votes.shape[1] != self.n_classes + 1:
+            raise ValueError(
+                f"the feature network yields {votes.shape[1]} numbers, votes for {self.n_classes} "
+                f"classes and none are {self.n_classes + 1}; end it with ats.Votes(n_features, "
+                f"{self.n_classes})"
+            )
         votes = votes[:, :-1]
         # A weighted mean of few votes can be negative where its weights are.
         return votes / (votes.sum(1, keepdim=True).clamp_min(0) + ABSTENTIONS)
@@ -63,10 +80,13 @@ class VotingClassifier(Classifier):
         sampling: what yields votes (B, C + 1).
         n_classes: number of classes C.
         scale: start of the learnable factor on the shares; None leaves it out.
+
+    Raises:
+        ValueError: when called, features are not as many as votes.
     """
 
     def __init__(
         self, sampling: AttentionSampling, n_classes: int, *, scale: float | None = 10.0
     ) -> None:
         super().__init__(sampling, n_classes, n_classes, scale=scale)
-        self.normalize, self.linear = Shares(), nn.Identity()
+        self.normalize, self.linear = Shares(n_classes), nn.Identity()

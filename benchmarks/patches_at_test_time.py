@@ -216,6 +216,7 @@ def tabulate(run: Run, args: argparse.Namespace) -> list[Row]:
     if args.csv:
         writable_folder(args.csv.parent)
     rows = read_rows(args.csv, header, key) if args.csv else {}
+    check_counts(run, args.n_patches)
     for n_patches in args.n_patches:
         if n_patches in rows:
             continue
@@ -224,6 +225,23 @@ def tabulate(run: Run, args: argparse.Namespace) -> list[Row]:
         if args.csv:
             write_csv(args.csv, header, ([row[name] for name in header] for row in rows.values()))
     return [rows[n_patches] for n_patches in dict.fromkeys(args.n_patches)]
+
+
+def check_counts(run: Run, counts: list[str]) -> None:
+    """Refuse more patches than there are positions, before others are measured.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    with torch.no_grad():
+        attention = run.model.sampling.attend(unit_float(run.test[0].x_low))
+    positions = attention[0].numel()
+    most = max((int(count) for count in counts if count != EXACT), default=0)
+    if most > positions:
+        raise ValueError(
+            f"n_patches={most} exceeds the {positions} positions of the attention map; give "
+            "smaller numbers by --n_patches"
+        )
 
 
 def markdown(rows: list[Row], draws: list[int]) -> str:

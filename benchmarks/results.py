@@ -288,6 +288,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--docs", type=Path, default=ROOT / "docs", help="folder with results and figures")
     add("--mnist", type=Path, default=None, help="folder with MNIST's four files")
     args, extra = parse_and_pass_on(parser, arguments)
+    if extra and not args.train:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}; those of mnist.py need --train")
     for name in ("results", "figures"):
         if not (args.docs / name).is_dir():
             parser.error(f"docs={args.docs} has no folder {name}; make it, or give another folder")

@@ -144,7 +144,7 @@ def identity_of(command: list[str], options: list[str], start: Path | None) -> d
     return {
         "options": options,
         "start": start and file_digest(start),
-        # Of the data set, wherever it lies: what its images show is in there.
+        # Of the data set, wherever it lies: which images it has, and what they show.
         "data": file_digest(Path(command[1]) / ANNOTATIONS),
     }
 
@@ -240,11 +240,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not (args.dataset / ANNOTATIONS).is_file():
         parser.error(f"dataset {args.dataset} lacks {ANNOTATIONS}; give the benchmark's folder")
     clock = Clock(None)
-    results: dict[str, list[tuple[list[Row], Cost]]] = {name: [] for name in args.methods}
+    results: dict[str, list[tuple[list[Row], Cost]]] = {
+        # Once each, however often they are named.
+        name: []
+        for name in args.methods
+    }
     # Seed by seed, so that a command that is stopped early has compared all methods.
     try:
         for seed in range(args.seeds):
-            for method in args.methods:
+            for method in results:
                 results[method].append(train(method, seed, args, extra, clock))
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)

@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
         from ats.training.folder import weights_to_begin_with
         from ats.training.report import print_parameters
         from ats.training.run import fit
-        from ats.training.start import start_from
+        from ats.training.start import check_start, start_from
 
         data = MegapixelMNIST(args.dataset, train=True)
         test = MegapixelMNIST(args.dataset, train=False)
@@ -191,6 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = build_model(args, data.n_classes, data.channels)
         start = weights_to_begin_with(Path(args.output), args.start)
         if start is not None:
+            check_start(start, {"prior": args.prior})
             start_from(model, start)
         image = test[0]
         small = max(test.high_shape) <= LARGEST_DRAWN

@@ -267,13 +267,13 @@ def main(arguments: list[str] | None = None, build: Build = build_model) -> None
         start = weights_to_begin_with(output, args.start)
         if start is not None:
             same = {name: getattr(args, name) for name in ("normalize", "prior")}
-            check_start(start, source.classes, same)
+            check_start(start, same, source.classes)
         max_bytes = int(min(args.cache_gib * 2**30, 2**62))
         read = partial(Scenes, scale=args.scale, cache=args.cache, max_bytes=max_bytes)
         data = training_set(args, source, read)
         test = read(source.scenes(train=False), source.classes)
         classes = source.classes
-        parameters = scene_parameters(data.targets, test)
+        parameters = scene_parameters(data.targets, test, source)
         print_parameters(parameters)
         torch.manual_seed(args.seed)
         model = build(args, len(classes), test.high_shape)

@@ -42,7 +42,7 @@ class Pictures:
 
 def parse(output: Path, *options: str, epochs: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_training_arguments(parser)
+    add_training_arguments(parser, votes=True)
     parser.set_defaults(output=str(output), batch_size=8, n_patches=2, patch_size=(4, 4))
     return parser.parse_args(["--accelerator", "cpu", "--epochs", str(epochs), *options])
 
@@ -195,6 +195,8 @@ def test_when_advice_is_given() -> None:
     assert spoken([FIRST, *[FLAT | {"train_loss": 0.94}] * 9]) == []
     # All positions are seen.
     assert spoken([FIRST, *[FLAT] * 9], 42) == []
+    # Attention that does not change.
+    assert spoken([FIRST, *[FLAT] * 9], 2, "--design", "peaks") == []
     # Without a prior, flat is what has the entropy of 42 equal positions.
     assert spoken([FLAT] * 9, 2, *PLAIN) == []
     assert spoken([FLAT | {"train_entropy": 3.7}] * 9, 2, *PLAIN) == [(5, "flat")]

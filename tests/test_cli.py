@@ -237,6 +237,14 @@ def test_other_tasks(
     assert main(train_arguments(images, out, *more)) == 0
     predictions = rows(out / "predictions.csv")
     assert list(predictions[0]) == ["path", "prediction", *outputs]
+    if task == "numbers":
+        # Nothing of those that are tested on.
+        kept = [
+            row["label"].split(";") for row in rows(out / "split.csv") if row["split"] == "train"
+        ]
+        model = json.loads((out / "model.json").read_text())["task"]
+        assert model["mean"] == pytest.approx(np.array(kept, float).mean(0))
+        assert model["spread"] == pytest.approx(np.array(kept, float).std(0))
     assert main(["evaluate", str(out)]) == 0
     found = json.loads((out / "metrics.json").read_text())
     assert found.keys() > ({"auroc"} if task == "labels" else {"r2", "mean_absolute_error"})

@@ -271,7 +271,7 @@ def test_speed_limits(tmp_path: Path) -> None:
             "is of a run of whole_image.py; name one of mnist.py or speed_limits.py",
         ),
         (
-            lambda run: change(run, n_patches="many"),
+            lambda run: change(run, patch_size=3),
             "parameters.json is damaged (TypeError",
         ),
         (
@@ -292,10 +292,14 @@ def test_what_is_no_finished_run(
     assert message in said
 
 
-def test_more_patches_than_positions(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_patches_than_positions(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main([str(trained), "--n_patches", str(POSITIONS + 1)])
+        measure(trained, tmp_path / "table.csv", "--n_patches", 3, POSITIONS + 1)
     assert f"n_patches=1841 exceeds the {POSITIONS} positions" in capsys.readouterr().err
+    # Before those that could be had are measured.
+    assert not (tmp_path / "table.csv").exists()
     with pytest.raises(SystemExit, match="2"):
         benchmark.main([str(trained), "--n_patches", "all"])
     assert "argument --n_patches: 'all' is no number" in capsys.readouterr().err

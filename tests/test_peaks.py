@@ -20,6 +20,12 @@ def test_the_largest_of_what_is_not_near() -> None:
     torch.testing.assert_close(weights, torch.full((1, 3), 1 / 3))
 
 
+@pytest.mark.parametrize("spacing", [0, -1.0, float("nan"), (2.0, 0.0)])
+def test_a_spacing_is_positive(spacing: object) -> None:
+    with pytest.raises(ValueError, match=r"spacing=.* must be above 0 in every dimension"):
+        Peaks(spacing=spacing)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(30,), (12, 17), (5, 6, 7)], ids=str)
 def test_they_are_apart(shape: tuple[int, ...]) -> None:
     spacing = [2.5, 3.0, 1.5][: len(shape)]

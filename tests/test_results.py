@@ -75,6 +75,12 @@ def test_peaks_need_the_training_that_they_start_from(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
+def test_options_of_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        results.main([*folders(tmp_path), "--tain", "tiny-run"])
+    assert "unrecognized arguments: --tain tiny-run; those of mnist.py" in capsys.readouterr().err
+
+
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     history = tmp_path / "work" / "tiny-run-0" / "history.csv"
     given = [*folders(tmp_path), "--train", "tiny-run", "--seeds", "0", *SMALL[:-1], "25"]

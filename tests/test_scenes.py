@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from ats.datasets.composites import Composites
-from ats.datasets.decoded import DecodedImages, small_view
+from ats.datasets.decoded import DecodedImages, small_shape, small_view
 from ats.datasets.drawn_signs import draw_limit, draw_other
 from ats.datasets.german_signs import GermanSigns
 from ats.datasets.joined import Joined
 from ats.datasets.scenes import EMPTY, Scene, Scenes, balanced_weights
+from ats.datasets.sources import SOURCES
 from ats.datasets.spoilt import _exposed
 from ats.datasets.street_scenes import make_street_scenes
 from ats.datasets.swedish_signs import SwedishSigns
@@ -91,6 +92,16 @@ def test_a_panned_photograph_has_the_panned_small_view(scenes: Scenes) -> None:
         got = change_small_views(scenes[3].x_low, change)[0]
         # Borders included, up to the last bit of 8.
         assert (got - wanted).abs().max() <= 1.01 / 255
+
+
+def test_a_slightly_different_scale_is_another(tmp_path: Path) -> None:
+    path = write_photograph(tmp_path / "a.png", 800, 20)
+    cache = DecodedImages(tmp_path / "cache", 1 << 20)
+    shapes = []
+    for scale in (0.300625, 0.3006251):
+        shapes.append(cache.small(path, scale, cache.full(path)).shape[:2])
+        assert shapes[-1] == small_shape((800, 20), scale)
+    assert shapes == [(240, 6), (241, 6)]
 
 
 def test_photographs_are_decoded_once_and_anew_when_they_change(tmp_path: Path) -> None:
@@ -315,6 +326,15 @@ def test_drawn_scenes_are_made_by_one_process_in_a_folder_that_is_free(tmp_path:
         make_street_scenes(tmp_path, n_train=4, n_test=4, progress=False)
 
 
+def test_drawn_scenes_are_as_many_as_asked_for(tmp_path: Path) -> None:
+    make_street_scenes(tmp_path, n_train=4, n_test=2, progress=False)
+    make_street_scenes(tmp_path, n_train=4, n_test=2, progress=False)
+    with pytest.raises(ValueError, match=r"Set2.*annotations.txt is of 2 scenes, not of 11"):
+        make_street_scenes(tmp_path, n_train=4, n_test=10, progress=False)
+    # The script takes what is there.
+    assert len(SOURCES["synthetic"](tmp_path, None).scenes(train=True)) == 4
+
+
 def test_drawn_scenes_are_read_as_swedish_ones(tmp_path: Path) -> None:
     make_street_scenes(tmp_path, n_train=12, n_test=4, progress=False)
     signs = SwedishSigns(tmp_path)
@@ -391,6 +411,11 @@ def test_a_composite_is_a_photograph_with_an_object(
         assert len(made.overlays) == (index % 3 > 0)
 
 
+def test_rows_of_composites_are_shares(scenes: Scenes) -> None:
+    with pytest.raises(ValueError, match=r"rows=\(15, 75\) must be shares"):
+        make_composites(scenes, rows=(15, 75))
+
+
 def test_composites_keep_their_promises(scenes: Scenes) -> None:
     composites = make_composites(scenes, rows=(0.2, 0.6))
     assert composites.targets.tolist() == [0, 1, 2] * 10
@@ -456,6 +481,12 @@ def test_joined_sets(scenes: Scenes) -> None:
         assert torch.equal(batch.x_low[place], one.x_low[0])
         wanted = one.x_high.patches(offsets[place : place + 1], (9, 9))
         assert torch.equal(patches[place], wanted[0])
+    for part in (joined, composites):
+        assert torch.equal(part[-1].x_low, part[len(part) - 1].x_low)
+        assert part[-2].index.tolist() == [len(part) - 2]
+        with pytest.raises(IndexError):
+            part[len(part)]
+    assert len(list(composites)) == 30
     with pytest.raises(ValueError, match="parts must be at least one data set"):
         Joined([])
 

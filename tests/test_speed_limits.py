@@ -1,6 +1,7 @@
 """The speed-limits script as a user runs it, and what it measures."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     done = run(SCRIPT, data, tmp_path, *options, "--resume", "--micro_batch", "2", check=False)
     assert done.returncode == 2
     assert "micro_batch of batch norm: 4 then, 2 now" in done.stderr
+
+
+def test_a_run_goes_on_with_the_same_scenes(data: Path, trained: Path, tmp_path: Path) -> None:
+    moved, output = tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(data, moved)
+    shutil.copytree(trained, output)
+    given = (*SMALL, "--cache", moved / "cache", "--decrease_lr_at", "2", "--epochs", "4")
+    # As many of each class, others in each part.
+    path = moved / "Set1" / "annotations.txt"
+    text = path.read_text()
+    path.write_text(
+        text.replace("50_SIGN", "X").replace("70_SIGN", "50_SIGN").replace("X", "70_SIGN")
+    )
+    done = run(SCRIPT, moved, output, *given, "--resume", check=False)
+    assert done.returncode == 2
+    assert "made with other parameters (scenes: " in done.stderr
+    path.write_text(text)
+    run(SCRIPT, moved, output, *given, "--resume")
 
 
 def test_composites_and_a_start(data: Path, trained: Path, tmp_path: Path) -> None:

@@ -106,6 +106,12 @@ def test_a_perfect_network_has_the_least_loss_and_no_error(
             assert said == ";".join(label)
 
 
+def test_numbers_take_their_units_from_those_to_train_on() -> None:
+    fitted = Numbers(["x", "y"]).fitted(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert (fitted.names, fitted.mean, fitted.spread) == (["x", "y"], [2.0, 5.0], [1.0, 1.0])
+    assert Numbers(["x"]).fitted(torch.tensor([[7.0]])).spread == [1.0]
+
+
 def test_class_weights_make_up_for_sizes() -> None:
     task = Classes(["a", "b"])
     targets = torch.tensor([0, 0, 0, 1])

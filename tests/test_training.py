@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ats.datasets.megapixel_mnist import MegapixelMNIST
-from ats.files import locked
+from ats.files import atomic_folder, locked
 from ats.training.averaged import Averaged
 from ats.training.batches import EpochBatches, default_micro_batch, image_generators
 from ats.training.checkpoint import AtomicCheckpointIO
@@ -38,7 +39,7 @@ EPOCHS = 4
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_digits(tmp_path_factory.mktemp("data"), n_train=32, n_test=12)
+    return make_digits(tmp_path_factory.mktemp("data"), n_train=32, n_test=11)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,53 @@ def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pass
 
 
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    io, path = AtomicCheckpointIO(), tmp_path / "a.ckpt"
+    io.save_checkpoint({"tensor": torch.zeros(2)}, path)
+    before = path.read_bytes()
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No disk, but files that may not grow: the same errors.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, former[1]))
+    try:
+        with pytest.raises(OSError, match=r"a.ckpt cannot be written \(.*\); make room"):
+            io.save_checkpoint({"tensor": torch.zeros(20_000)}, path)
+        with (
+            pytest.raises(OSError, match=r"made cannot be written \(.*\); make room"),
+            atomic_folder(tmp_path / "made") as folder,
+        ):
+            (folder / "file").write_bytes(bytes(20_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_sampled_pictures_are_those_of_what_is_measured(data: Path, tmp_path: Path) -> None:
+    given = (*SMALL, "--inference", "sampled", "--epochs")
+    run("mnist.py", data, tmp_path / "whole", *given, "2")
+    run("mnist.py", data, tmp_path / "parts", *given, "1")
+    run("mnist.py", data, tmp_path / "parts", *given, "2", "--resume")
+    for number in range(3):
+        name = f"patches_001_{number:02d}.png"
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+def test_batch_norm_keeps_its_devices(data: Path, tmp_path: Path) -> None:
+    given = (*SMALL, "--features", "residual", "--accelerator", "cpu", "--micro_batch", "4")
+    run("mnist.py", data, tmp_path, *given, "--epochs", "1")
+    more = (*given, "--epochs", "2", "--resume", "--devices", "2")
+    done = run("mnist.py", data, tmp_path, *more, check=False)
+    assert done.returncode == 2
+    assert "devices of batch norm: 1 then, 2 now" in done.stderr
+
+
+def test_a_start_has_the_same_prior(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    start = ("--start", uninterrupted / "weights_000.safetensors", "--prior", "none")
+    done = run("mnist.py", data, tmp_path, *SMALL, *start, check=False)
+    assert done.returncode == 2
+    assert "was trained with --prior contrast, this run has none" in done.stderr
+
+
 def test_a_training_starts_from_weights(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     first = uninterrupted / "weights_000.safetensors"
     # Steps so small that they change nothing to speak of.
@@ -208,7 +256,9 @@ def test_what_peaks_hold_learns_again_afterwards(data: Path, tmp_path: Path) -> 
     norm = torch.nn.BatchNorm2d(1)
     model.sampling.attention.append(norm)
     before = [parameter.clone() for parameter in model.sampling.attention.parameters()]
-    fit(model, *sets, args, sets[0].parameters, [str(digit) for digit in range(10)])
+    shown = (sets[1][0], sets[1].pixels(0))
+    fit(model, *sets, args, sets[0].parameters, [str(digit) for digit in range(10)], picture=shown)
+    assert "train_estimator_variance" not in rows(tmp_path / "run" / "history.csv")[0]
     assert norm.num_batches_tracked == 0
     for parameter, former in zip(model.sampling.attention.parameters(), before, strict=True):
         assert torch.equal(parameter, former)
@@ -473,6 +523,8 @@ def test_batches_cover_every_image_once_and_devices_share_them() -> None:
     assert list(whole) != first
     kept = EpochBatches(27, batch_size=8, micro_batch=8, seed=None)
     assert [index for batch in kept for index in batch] == list(range(27))
+    with pytest.raises(ValueError, match="devices=2 cannot share 1 test images; take fewer"):
+        EpochBatches(1, batch_size=8, micro_batch=4, seed=None, world_size=2)
 
 
 def test_default_micro_batch() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ats import ArrayImages, AttentionSampling, SparseImages, extract_patches
+from ats.images import JoinedImages, TensorImages
 from ats.nn import unit_float
 from ats.training.batches import image_generators
 from ats.transforms import Change, ChangedImages, RandomChange, change_small_views
@@ -149,11 +150,23 @@ def test_a_pan_beyond_the_image_leaves_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"probability": 1.5}, r"probability=1.5 must lie in \[0, 1\]"), ({"pan": -1}, "pan=-1 must")],
+    [
+        ({"probability": 1.5}, r"probability=1.5 must lie in \[0, 1\]"),
+        ({"pan": -1}, "pan=-1 must"),
+        ({"pan": 20.5}, "pan=20.5 must be a whole number"),
+        ({"gain": (math.nan, 0.8)}, r"gain=\(nan, 0.8\) must be finite bounds"),
+        ({"bias": (0.1, -0.1)}, r"bias=\(0.1, -0.1\) must be finite bounds, the lower one first"),
+    ],
 )
-def test_bounds_are_checked(arguments: dict[str, float], message: str) -> None:
+def test_bounds_are_checked(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandomChange(**arguments)  # type: ignore[arg-type]
+
+
+def test_images_of_several_sizes_are_refused() -> None:
+    high = JoinedImages([TensorImages(torch.rand(1, 1, n, 20)) for n in (20, 40)])
+    with pytest.raises(ValueError, match=r"several sizes \(\[20, 20\] and others\)"):
+        RandomChange()(torch.rand(2, 1, 8, 4), high, image_generators(0, 0, [0, 1]))
 
 
 def test_one_generator_for_each_image() -> None:

@@ -24,7 +24,7 @@ def test_votes_are_probabilities_of_scaled_directions(scale: float | None) -> No
 def test_abstentions_take_nothing_from_the_others() -> None:
     found = torch.tensor([[0.5, 0.25, 0.25]])
     none = torch.tensor([[0.0, 0.0, 1.0]])
-    shares = Shares()
+    shares = Shares(2)
     wanted = torch.tensor([[0.5, 0.25]]) / (0.75 + ABSTENTIONS)
     torch.testing.assert_close(shares(found), wanted)
     # Three patches in four show nothing.
@@ -55,6 +55,15 @@ def voting(**options: object) -> VotingClassifier:
         **options,  # type: ignore[arg-type]
     )
     return VotingClassifier(sampling, 3, scale=5.0)
+
+
+def test_features_must_be_votes() -> None:
+    classifier = voting()
+    low, high = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 40, 40)
+    for feature, found in ((Brightness(), 2), (nn.Sequential(Brightness(), Votes(2, 5)), 6)):
+        classifier.sampling.feature = feature
+        with pytest.raises(ValueError, match=rf"yields {found} numbers, votes for 3 classes and"):
+            classifier(low, high)
 
 
 def test_an_image_is_what_most_of_it_votes_for() -> None:

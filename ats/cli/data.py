@@ -89,7 +89,11 @@ def read_entries(args: argparse.Namespace) -> list[Entry]:
 
 
 def make_task(args: argparse.Namespace, entries: Sequence[Entry]) -> Task:
-    """The task that settings name, for the labels that occur."""
+    """The task that settings name, for the labels that occur.
+
+    Raises:
+        ValueError: these are none of that task.
+    """
     if args.task != "numbers":
         names = classes_of(entries)
         if not names:
@@ -100,9 +104,9 @@ def make_task(args: argparse.Namespace, entries: Sequence[Entry]) -> Task:
         if joined and args.task == "labels":
             raise ValueError(f"labels {joined[0]!r} holds a ';', which separates labels; rename it")
         return TASKS[args.task](names)
-    values = Numbers(args.label_column).targets([entry.labels for entry in entries])
-    spread = values.std(0).clamp_min(1e-12)
-    return Numbers(args.label_column, values.mean(0).tolist(), spread.tolist())
+    numbers = Numbers(args.label_column)
+    numbers.targets([entry.labels for entry in entries])
+    return numbers
 
 
 def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Split:

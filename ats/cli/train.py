@@ -77,8 +77,9 @@ def train_on(
     split: Split, data: Labelled, args: argparse.Namespace, folder: Path
 ) -> tuple[Any, torch.Tensor, list[str]]:
     """Train on one part, and give scores, targets and groups of the other."""
-    task, reading = data.task, data.images.reading
+    reading = data.images.reading
     train_set, test_set = (data.part(entries) for entries in split)
+    task = data.task.fitted(train_set.targets)
     if missing := untrained(split, task):
         print(f"no image to train on is {', '.join(missing)}; it will not be learnt")
 

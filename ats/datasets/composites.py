@@ -63,8 +63,8 @@ class Composites(Dataset[Batch]):
         seed: of everything drawn.
 
     Raises:
-        ValueError: ``EMPTY`` is a class and no background has that label, or the size or an
-            object's height is larger than the photographs.
+        ValueError: ``EMPTY`` is a class and no background has that label, the size or an object's
+            height is larger than the photographs, or the rows are no part of their height.
     """
 
     def __init__(
@@ -93,6 +93,10 @@ class Composites(Dataset[Batch]):
             raise ValueError(
                 f"size={self.size} must lie above 0 and within the {backgrounds.high_shape} pixels "
                 "of the backgrounds"
+            )
+        if not 0 <= rows[0] <= rows[1] <= 1:
+            raise ValueError(
+                f"rows={rows} must be shares of the height from 0 to 1, the upper first"
             )
         if heights[1] > min(backgrounds.high_shape):
             raise ValueError(
@@ -124,6 +128,7 @@ class Composites(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of some composites."""
+        indices = [range(len(self))[index] for index in indices]
         made = [self.compose(index) for index in indices]
         photographs = self.backgrounds.images([composite.background for composite in made])
         parts = [
@@ -139,7 +144,12 @@ class Composites(Dataset[Batch]):
         )
 
     def compose(self, index: int) -> Composite:
-        """What composite ``index`` is made of."""
+        """What composite ``index`` is made of.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        index = range(len(self))[index]
         made = self._made.get(index) or self._compose(index)
         if index < KEPT:
             self._made[index] = made

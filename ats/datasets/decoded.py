@@ -52,7 +52,7 @@ class DecodedImages:
 
     def small(self, path: Path, scale: float, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Small view (h, w, 3) of a photograph with these pixels; see :func:`small_view`."""
-        kept = self._kept_as(path, f"small-{scale:g}")
+        kept = self._kept_as(path, f"small-{scale!r}")
         found = _load(kept)
         if found is None:
             found = small_view(pixels, scale)

@@ -62,6 +62,8 @@ class Joined(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of some images."""
         batches = []
+        # Counted from the end where they are negative.
+        indices = [range(len(self))[index] for index in indices]
         for index in indices:
             number = bisect.bisect_right(self._ends, index)
             start = self._ends[number - 1] if number else 0

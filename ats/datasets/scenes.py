@@ -1,5 +1,7 @@
 """Photographs with one label each, read from files, and the seam to where they come from."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,6 +50,13 @@ class SceneSource(Protocol):
 
     def backgrounds(self) -> list[Scene]:
         """Training scenes without anything that the classes name, of whatever else they show."""
+
+
+def scenes_digest(source: SceneSource) -> str:
+    """A digest of which scene, with which label and boxes, is in which part, wherever they lie."""
+    parts = (source.scenes(train=True), source.scenes(train=False), source.backgrounds())
+    known = [[(scene.path.name, *scene[1:]) for scene in part] for part in parts]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def check_limits(limits: Sequence[str], known: Sequence[str]) -> None:

@@ -7,8 +7,8 @@ from ats.datasets.german_signs import LIMITS as GERMAN_LIMITS
 from ats.datasets.german_signs import GermanSigns
 from ats.datasets.scenes import SceneSource, check_limits
 from ats.datasets.street_scenes import make_street_scenes
+from ats.datasets.swedish_signs import ANNOTATIONS, TEST, TRAIN, SwedishSigns, fetch_swedish_signs
 from ats.datasets.swedish_signs import LIMITS as SWEDISH_LIMITS
-from ats.datasets.swedish_signs import SwedishSigns, fetch_swedish_signs
 
 
 def swedish(folder: Path, limits: Sequence[str] | None) -> SceneSource:
@@ -22,13 +22,14 @@ def german(folder: Path, limits: Sequence[str] | None) -> SceneSource:
 
 
 def synthetic(folder: Path, limits: Sequence[str] | None) -> SceneSource:
-    """Drawn scenes, made where they are missing.
+    """Drawn scenes: those that are in the folder, however many, or as many as are made by default.
 
     Raises:
         ValueError: a limit that is not drawn.
     """
     check_limits(limits or (), SWEDISH_LIMITS)
-    return SwedishSigns(make_street_scenes(folder), limits or SWEDISH_LIMITS)
+    made = all((folder / part / ANNOTATIONS).exists() for part in (TRAIN, TEST))
+    return SwedishSigns(folder if made else make_street_scenes(folder), limits or SWEDISH_LIMITS)
 
 
 SOURCES: dict[str, Callable[[Path, Sequence[str] | None], SceneSource]] = {

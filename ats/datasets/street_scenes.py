@@ -45,12 +45,14 @@ def make_street_scenes(
         progress: show a bar with the remaining time, on a terminal.
 
     Raises:
-        ValueError: something else is where the scenes are to be.
+        ValueError: something else, or another number of scenes, is where they are to be.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
     for number, (part, n_images) in enumerate(((TRAIN, n_train), (TEST, n_test))):
-        if (folder / part / ANNOTATIONS).exists():
+        annotations, n_scenes = folder / part / ANNOTATIONS, n_images + n_images // 10
+        if annotations.exists():
+            _check_number(annotations, n_scenes)
             continue
         if (folder / part).exists():
             raise ValueError(
@@ -63,12 +65,22 @@ def make_street_scenes(
         ):
             (temporary / f"{part}Part0").mkdir()
             lines = []
-            for index in range(n_images + n_images // 10):
+            for index in range(n_scenes):
                 name = f"{part}Part0/Image{index:06d}.jpg"
                 lines.append(_make_scene(temporary / name, [seed, number, index], n_images))
                 bar.update()
             (temporary / ANNOTATIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def _check_number(annotations: Path, n_scenes: int) -> None:
+    """Refuse annotations of another number of scenes."""
+    found = len(annotations.read_text(encoding="utf-8").splitlines())
+    if found != n_scenes:
+        raise ValueError(
+            f"{annotations} is of {found} scenes, not of {n_scenes}; choose another folder, or "
+            "delete that one"
+        )
 
 
 def _make_scene(path: Path, seed: list[int], n_images: int) -> str:

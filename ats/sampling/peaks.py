@@ -32,7 +32,7 @@ class Peaks:
         power: of the attention, in [0, 1].
 
     Raises:
-        ValueError: the power is not in [0, 1].
+        ValueError: the power is not in [0, 1], or the spacing, unless it is a tensor, not positive.
     """
 
     spacing: float | Sequence[float] | Tensor | None = None
@@ -41,6 +41,12 @@ class Peaks:
     def __post_init__(self) -> None:
         if not 0 <= self.power <= 1:
             raise ValueError(f"power={self.power} must lie in [0, 1]")
+        # A tensor may be on a GPU, which is not waited for.
+        if self.spacing is None or isinstance(self.spacing, Tensor):
+            return
+        each = self.spacing if isinstance(self.spacing, Sequence) else [self.spacing]
+        if not all(spacing > 0 for spacing in each):
+            raise ValueError(f"spacing={self.spacing} must be above 0 in every dimension")
 
     def __call__(
         self, attention: Tensor, n_patches: int, generator: Generators

@@ -24,8 +24,9 @@ def advice(
 ) -> list[str]:
     """Lines about what has begun to go wrong with the last row; none of what has been said already.
 
-    Nothing is said while the loss is well below that of the best constant prediction: attention on
-    one position is then what the images ask for, and not a collapse.
+    Nothing is said of attention that does not change, with the design ``peaks``, nor while the loss
+    is well below that of the best constant prediction: attention on one position is then what the
+    images ask for, and not a collapse.
 
     - *Collapsed*: for 3 epochs, of several positions an image has fewer than 1.5 effective ones, or
       the largest of several weights has more than 0.9 of the sum.
@@ -40,7 +41,7 @@ def advice(
         positions: of a map, of the largest if they differ.
         n_patches: N.
     """
-    if positions == 1:
+    if positions == 1 or args.design == "peaks":
         return []
 
     def collapsed(row: Row) -> bool:

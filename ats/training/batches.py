@@ -29,7 +29,8 @@ class EpochBatches(Sampler[list[int]]):
         world_size: number of devices.
 
     Raises:
-        ValueError: the batch cannot be divided, or the data set is smaller than one batch.
+        ValueError: the batch cannot be divided, or the data set is smaller than one batch, or than
+            the number of devices.
     """
 
     def __init__(
@@ -51,6 +52,11 @@ class EpochBatches(Sampler[list[int]]):
             raise ValueError(
                 f"batch_size={batch_size} exceeds the {n_images} images of the training set; "
                 "lower it"
+            )
+        if n_images < world_size:
+            raise ValueError(
+                f"devices={world_size} cannot share {n_images} test images; take fewer devices, or "
+                "a larger test set"
             )
         self.n_images = n_images
         self.batch_size = batch_size

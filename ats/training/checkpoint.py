@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, and never unpickled."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Write all of the checkpoint, or leave the former one."""
+        # Of a full disk torch itself says nothing that could be understood.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
         with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

@@ -6,7 +6,13 @@ from typing import Any
 import lightning
 from torch import Tensor
 
-from ats.datasets.scenes import Scenes, balanced_weights, class_counts
+from ats.datasets.scenes import (
+    Scenes,
+    SceneSource,
+    balanced_weights,
+    class_counts,
+    scenes_digest,
+)
 from ats.files import write_csv
 
 COLUMNS = ("class", "train_images", "train_frequency", "weight", "test_images", "test_frequency")
@@ -42,8 +48,14 @@ class ClassTable(lightning.Callback):
             write_csv(self.output / "classes.csv", COLUMNS, self.rows)
 
 
-def scene_parameters(train: Tensor, test: Scenes) -> dict[str, Any]:
-    """What a run's ``parameters.json`` says of its scenes."""
+def scene_parameters(train: Tensor, test: Scenes, source: SceneSource) -> dict[str, Any]:
+    """What a run's ``parameters.json`` says of its scenes.
+
+    Args:
+        train: classes of the training images (n) int64.
+        test: the test images.
+        source: of all of them.
+    """
     counts = {"train": class_counts(train, test.classes)}
     counts["test"] = class_counts(test.targets, test.classes)
     described = {
@@ -57,4 +69,6 @@ def scene_parameters(train: Tensor, test: Scenes) -> dict[str, Any]:
         "width": test.high_shape[1],
         "train_images": described["train"],
         "test_images": described["test"],
+        # A run that goes on must not be tested on what it was trained on.
+        "scenes": scenes_digest(source),
     }

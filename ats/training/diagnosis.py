@@ -25,7 +25,7 @@ class Diagnosis(lightning.Callback):
       :func:`empty_patches`;
     - ``train_estimator_variance``, the sum of :func:`estimator_variance` over that of the squared
       lengths of the estimates: a ratio of sums, since a single estimate may be 0. Not with one
-      patch an image, which tells nothing of a variance.
+      patch an image, which tells nothing of a variance, nor with peaks, which have none.
 
     What is measured is what the steps have computed; sums stay on the device until the epoch ends.
 
@@ -94,7 +94,7 @@ class Diagnosis(lightning.Callback):
         constant = constant_loss(module.loss, targets, weights, self.n_outputs)
         *means, variance, length = sums
         values = [constant, *(total / len(targets) for total in means)]
-        if self.n_patches > 1:
+        if self.n_patches > 1 and self.args.design != "peaks":
             values.append(variance / max(length, 1e-30))
         for name, value in zip(self.measures, values, strict=False):
             pl_module.log(name, value, sync_dist=True, rank_zero_only=False)

@@ -222,6 +222,8 @@ class TrainingModule(lightning.LightningModule):
             terms = captured(batch, generators)
         if terms is None:
             terms = self._terms(batch, generators)
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        devices = torch.distributed.get_world_size() if together else 1
         for name in ("loss", "error", "entropy"):
             self.log(
                 f"{stage}_{name}",
@@ -229,7 +231,9 @@ class TrainingModule(lightning.LightningModule):
                 on_step=False,
                 on_epoch=True,
                 sync_dist=True,
-                batch_size=len(batch.target),
+                # Lightning rounds the mean of the devices' counts down to a whole number, which
+                # unequal shares of a test set would make wrong. So many times as many it does not.
+                batch_size=len(batch.target) * devices,
                 prog_bar=stage == "train" and name == "loss",
             )
         if not torch.compiler.is_compiling() and stage == "train":

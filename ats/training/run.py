@@ -100,8 +100,12 @@ def fit(
     micro = args.micro_batch or default_micro_batch(args.batch_size, args.devices, accelerator)
     parameters = run_parameters(args, data_parameters)
     if normalises_batches(model):
-        # Statistics of batch norm are those of so many images, and may not change within a run.
-        parameters["data"]["micro_batch of batch norm"] = micro
+        # Statistics of batch norm are those of so many images, and of the first device's or, on
+        # GPUs, of all devices' ones. They may not change within a run.
+        parameters["data"] |= {
+            "micro_batch of batch norm": micro,
+            "devices of batch norm": args.devices,
+        }
     with _attention_as_it_is(model), claim(output, resume=args.resume):
         checkpoint = open_run(output, parameters, resume=args.resume)
         _quieten()

@@ -14,15 +14,17 @@ def latest_weights(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.stem.removeprefix("weights_")), default=None)
 
 
-def check_start(path: Path, classes: Sequence[str], options: Mapping[str, Any]) -> None:
+def check_start(
+    path: Path, options: Mapping[str, Any], classes: Sequence[str] | None = None
+) -> None:
     """Refuse weights of a run that meant something else by the same numbers.
 
     What they meant is known where the run's ``parameters.json`` lies beside them.
 
     Args:
         path: of the weights.
-        classes: names of the classes, in their order.
         options: by name, those that change what a network computes and not its weights' shapes.
+        classes: names of the classes, in their order, where they are not always the same.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -31,14 +33,14 @@ def check_start(path: Path, classes: Sequence[str], options: Mapping[str, Any]) 
     _check_present(path)
     try:
         former = json.loads((path.parent / "parameters.json").read_text(encoding="utf-8"))
-        given, counts = former["arguments"], former["data"]["train_images"]
-        known = [entry.rpartition(" ")[0] for entry in counts.split(", ")]
+        given = former["arguments"]
+        known = _classes_of(former["data"]) if classes is not None else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    if known != list(classes):
+    if classes is not None and known != list(classes):
         raise ValueError(
-            f"start={path} tells apart {', '.join(known)}, this run {', '.join(classes)}; give it "
-            "the same --limits"
+            f"start={path} tells apart {', '.join(known or [])}, this run {', '.join(classes)}; "
+            "give it the same --limits"
         )
     for name, value in options.items():
         if name in given and given[name] != value:
@@ -46,6 +48,11 @@ def check_start(path: Path, classes: Sequence[str], options: Mapping[str, Any]) 
                 f"start={path} was trained with --{name} {given[name]}, this run has {value}; "
                 "give it the same"
             )
+
+
+def _classes_of(data: Mapping[str, str]) -> list[str]:
+    """Names of the classes of a run, by what it says of its data."""
+    return [entry.rpartition(" ")[0] for entry in data["train_images"].split(", ")]
 
 
 def start_from(model: nn.Module, path: Path) -> None:

@@ -77,6 +77,10 @@ class Task(ABC):
         """Weights (T) that make up for classes of different sizes."""
         return None
 
+    def fitted(self, targets: Tensor) -> "Task":
+        """The task with what it takes from the targets (n, ...) of a training set."""
+        return self
+
     def strata(self, targets: Tensor) -> Array:
         """Whole numbers (n,) whose shares a division into training and test keeps."""
         return np.zeros(len(targets), dtype=np.int64)
@@ -226,6 +230,12 @@ class Numbers(Task):
     def scores(self, logits: Tensor) -> Tensor:
         """The numbers in their own units."""
         return logits.float() * logits.new_tensor(self.spread) + logits.new_tensor(self.mean)
+
+    def fitted(self, targets: Tensor) -> "Numbers":
+        """With their mean and spread; numbers that are all the same have a spread of 1."""
+        mean, spread = targets.mean(0), targets.std(0, correction=0)
+        spread = spread.masked_fill(spread <= 1e-6 * mean.abs(), 1.0)
+        return Numbers(self.names, mean.tolist(), spread.tolist())
 
     def say(self, scores: Sequence[float]) -> str:
         """The numbers."""
