@@ -12,8 +12,6 @@ and given again, and goes on after the last one.
 
 import argparse
 import csv
-import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -25,7 +23,7 @@ from ats import Sample, exact_expectation, sample
 from ats.datasets.batch import Batch
 from ats.datasets.progress import progress_bar
 from ats.exact import weighted_features
-from ats.files import writable_folder, write_csv
+from ats.files import value_digest, writable_folder, write_csv
 from ats.memory import keep_freed_memory
 from ats.nn import shape_of, unit_float
 from ats.sampling import Average, DesignLike, Peaks
@@ -186,7 +184,7 @@ def weight_maps(drawn: Sample, attention: Tensor, draws: int = 1) -> Tensor:
 def key_of(run: Run, args: argparse.Namespace) -> str:
     """A name for everything that a row depends on besides its number of patches."""
     parts = [run.identity, args.precision, args.seed, args.tolerance]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return value_digest(parts)
 
 
 def read_rows(path: Path, header: list[str], key: str) -> dict[str, Row]:

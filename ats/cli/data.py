@@ -1,8 +1,6 @@
 """From settings to training and test set."""
 
 import argparse
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -14,7 +12,7 @@ import numpy as np
 
 from ats.datasets.file_images import Bad, ImageFiles, Reading
 from ats.datasets.table import Columns, Entry, classes_of, read_folders, read_table
-from ats.files import write_csv
+from ats.files import value_digest, write_csv
 from ats.images.decoded import DecodedFiles
 from ats.training.tasks import TASKS, Array, Classes, Numbers, Task
 
@@ -221,7 +219,7 @@ def write_split(path: Path, split: Split) -> None:
 
 def split_digest(split: Split) -> str:
     """A digest of which image, with which labels, is in which part."""
-    return hashlib.sha256(json.dumps(split).encode()).hexdigest()[:16]
+    return value_digest(split)
 
 
 def read_split(path: Path, task: Task) -> Split:

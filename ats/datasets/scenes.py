@@ -1,7 +1,5 @@
 """Photographs with one label each, read from files, and the seam to where they come from."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch.utils.data import Dataset
 from ats.datasets.batch import Batch
 from ats.datasets.decoded import DecodedImages
 from ats.datasets.progress import progress_bar
-from ats.files import cache_folder
+from ats.files import cache_folder, value_digest
 from ats.images import ArrayImages
 
 EMPTY = "EMPTY"
@@ -56,7 +54,7 @@ def scenes_digest(source: SceneSource) -> str:
     """A digest of which scene, with which label and boxes, is in which part, wherever they lie."""
     parts = (source.scenes(train=True), source.scenes(train=False), source.backgrounds())
     known = [[(scene.path.name, *scene[1:]) for scene in part] for part in parts]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    return value_digest(known)
 
 
 def check_limits(limits: Sequence[str], known: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
@@ -13,7 +12,6 @@ from ats.datasets.batch import Batch
 from ats.files import write_array
 from ats.nn import AttentionSamplingOutput, unit_float
 from ats.plots import Array, save_heat_map, save_image, save_overview
-from ats.training.batches import image_generators
 from ats.training.sparing import Sparing
 
 
@@ -83,17 +81,12 @@ def predict(
     pl_module: lightning.LightningModule, batch: Batch
 ) -> tuple[Tensor, AttentionSamplingOutput]:
     """Logits of a batch, and what was seen, by a network in training: as they are measured."""
-    module: Any = pl_module
-    model = module.kept
-    generators = image_generators(module.seed, module.current_epoch, batch.index.tolist())
     # Parts of it may not be in training.
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
+    modes = [(part, part.training) for part in pl_module.modules()]
+    pl_module.eval()
     with torch.no_grad():
-        batch = module.transfer_batch_to_device(batch, module.device, 0)
-        logits, seen = model(
-            batch.x_low, batch.x_high, generator=generators, content_shape=batch.content_shape
-        )
+        batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+        logits, seen = pl_module(batch)
     for part, training in modes:
         part.training = training
     return logits, seen
