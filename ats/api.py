@@ -62,7 +62,7 @@ def predict(
     dataset = ImageFiles(
         images, torch.zeros(len(images)), trained.reading, strict=True, progress=False
     )
-    scores = predict_all(trained, dataset, progress=False).tolist()
+    scores = predict_all(trained, dataset, progress=False).scores.tolist()
     return {
         os.fspath(path): dict(zip(trained.task.names, own, strict=True))
         for path, own in zip(images, scores, strict=True)

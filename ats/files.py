@@ -20,11 +20,15 @@ from numpy.typing import NDArray
 _RANDOM = "[0-9a-f]" * 8
 
 
+class UnwritableError(OSError):
+    """A file or folder that cannot be written: which, why, and the remedy."""
+
+
 def writable_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder, made with its parents where missing, after a file could be created in it.
 
     Raises:
-        OSError: it is not a folder, or nothing can be written into it.
+        UnwritableError: it is not a folder, or nothing can be written into it.
     """
     path = Path(folder)
     # A file is really created: permission bits say little for root and on read-only file systems.
@@ -34,7 +38,7 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OSError(
+        raise UnwritableError(
             f"folder {path} cannot be written ({error.strerror}); "
             "choose another folder or change its permissions"
         ) from error
@@ -55,14 +59,14 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     stays behind when the block raises; the target is then as it was before.
 
     Raises:
-        OSError: the target's folder is missing or cannot be written, or the disk is full.
+        UnwritableError: the target's folder is missing or cannot be written, or the disk is full.
     """
     path = Path(target)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         temporary.touch()
     except OSError as error:
-        raise OSError(
+        raise UnwritableError(
             f"{path} cannot be written ({error.strerror}); "
             "choose another folder or change the permissions of this one"
         ) from error
@@ -85,7 +89,7 @@ def _full_disk_named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise OSError(
+        raise UnwritableError(
             f"{path} cannot be written ({error.strerror}); make room, or choose another folder"
         ) from error
 

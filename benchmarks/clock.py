@@ -7,22 +7,39 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 
 def parse_and_pass_on(
-    parser: argparse.ArgumentParser, arguments: list[str] | None
+    parser: argparse.ArgumentParser, arguments: list[str] | None, set_here: Iterable[str] = ()
 ) -> tuple[argparse.Namespace, list[str]]:
     """Parsed arguments, and those that are not known here, for the trainings.
 
     What begins like an option of here is none: ``--seed`` is not ``--seeds``. Trainings of several
     seeds are given theirs, which another would replace in all of them.
+
+    Args:
+        parser: knows the arguments of here.
+        arguments: in place of those of the command line.
+        set_here: options that trainings differ in, which nobody else may set.
     """
     parser.allow_abbrev = False
     args, extra = parser.parse_known_args(arguments)
-    if any(option.split("=")[0] == "--seed" for option in extra):
-        parser.error("--seed is given to each training; say with --seeds which there are")
+    refuse(parser, extra, ["--seed"], "is given to each training; say with --seeds which there are")
+    refuse(parser, extra, set_here, "is what trainings differ in here")
     return args, extra
+
+
+def refuse(
+    parser: argparse.ArgumentParser, given: list[str], options: Iterable[str], why: str
+) -> None:
+    """Leave the program where one of the options is given, or what argparse takes for one."""
+    for text in given:
+        name = text.split("=")[0]
+        for option in options:
+            if len(name) > 2 and option.startswith(name):
+                parser.error(f"{option} {why}")
 
 
 class Clock:

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--seeds", type=positive_int, default=3, help="number of seeds (default: 3)"
     )
     parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS))
-    args, extra = parse_and_pass_on(parser, arguments)
+    args, extra = parse_and_pass_on(parser, arguments, ("--design", "--centring", "--no-centring"))
     curves: dict[str, list[Row]] = {}
     # Seed by seed, so that a run that is stopped early has compared all designs.
     tables: dict[str, list[list[Row]]] = {label: [] for label in args.designs}

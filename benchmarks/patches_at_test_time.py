@@ -36,6 +36,7 @@ from ats.training.tasks import cross_entropy, wrong_class
 
 EXACT = "exact"
 FIXED = ("deterministic", "top", "peaks")
+PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
 
 # Images, and patches, that are looked at together.
 IMAGES = 16
@@ -72,7 +73,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1e-4,
         help="attention that exact may leave out (default: 0.0001)",
     )
-    add("--precision", choices=("32", "bf16"), default="32", help="of the numbers (default: 32)")
+    add(
+        "--precision",
+        choices=("32", *PRECISIONS),
+        default="32",
+        help="of the numbers (default: 32)",
+    )
     add("--seed", type=not_negative_int, default=0, help="seed of the draws (default: 0)")
     add("--csv", type=Path, default=None, help="file for the table")
     return parser.parse_args(arguments)
@@ -98,7 +104,7 @@ def measure(run: Run, n_patches: str, args: argparse.Namespace) -> dict[str, flo
     sums: dict[str, Tensor] = {}
     with (
         torch.no_grad(),
-        torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"),
+        torch.autocast(device.type, PRECISIONS.get(args.precision), enabled=args.precision != "32"),
         progress_bar(f"{n_patches} patches", n_images, unit=" images", shown=True) as bar,
     ):
         for first in range(0, n_images, IMAGES):

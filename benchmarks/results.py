@@ -118,7 +118,13 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
     target = args.docs / "results" / folder.name
     made = (EXPERIMENTS[experiment].data or "").split()
     given, shown = (
-        [*options.format(work=work, seed=seed).split(), "--seed", str(seed), *extra]
+        [
+            # Each by itself: names of folders may have blanks.
+            *(option.format(work=work, seed=seed) for option in options.split()),
+            "--seed",
+            str(seed),
+            *extra,
+        ]
         # As it is repeated elsewhere.
         for work in (args.work, "runs")
     )
@@ -154,9 +160,12 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
             made += ["--mnist", str(args.mnist)]
         clock.run([str(ROOT / "scripts" / "make_mnist.py"), str(data), *made])
         script = [str(ROOT / "scripts" / "mnist.py"), str(data), str(folder), *given, "--resume"]
-        # A run that is finished already says so, in little memory.
-        cost["peak_mib"] = max(cost["peak_mib"], round(clock.run(script) / 2**20))
+        before = len(read_history(folder / "history.csv"))
+        peak = round(clock.run(script) / 2**20)
         rows = read_history(folder / "history.csv")
+        if len(rows) > before:
+            # A run that is finished already says so, in little memory.
+            cost["peak_mib"] = max(cost["peak_mib"], peak)
         cost["seconds"] = round(sum(row["seconds"] for row in rows))
         write_json(record, cost)
         # What follows takes long as well. Until then there is no table of this network.
@@ -260,7 +269,7 @@ def patches_summary(results: Path) -> str:
     for name in RUNS:
         found = sorted(results.glob(f"{name}-*-patches.csv"))
         tables = [list(csv.DictReader(path.read_text().splitlines())) for path in found]
-        for same in zip(*tables, strict=True):
+        for same in in_all(tables):
             cells = [name, same[0]["n_patches"]]
             for column in ("deterministic", "peaks", "draws_1", "draws_4"):
                 # Tables may be older than a column.
@@ -268,6 +277,13 @@ def patches_summary(results: Path) -> str:
                 cells.append(f"{mean(map(float, values)):.4f}" if all(values) else "–")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def in_all(tables: list[list[dict[str, str]]]) -> list[list[dict[str, str]]]:
+    """For each number of patches that every table has, its row of each."""
+    rows = [{row["n_patches"]: row for row in table} for table in tables]
+    numbers = [number for number in (rows[0] if rows else ()) if all(number in own for own in rows)]
+    return [[own[number] for own in rows] for number in numbers]
 
 
 def first_below(rows: list[Row], bound: float) -> int | str:

@@ -102,13 +102,24 @@ COMPOSITES = (
 COST = (Stage("cost", "--train_on composites --composites 40 --epochs 2"),)
 TRAININGS = {"plain": PLAIN, "composites": COMPOSITES, "cost": COST}
 LIMITS = "30,50,70,80,100,120"
+# Options that methods and stages differ in.
+OWN = {
+    word
+    for text in (
+        *(" ".join(method.command) for method in METHODS.values()),
+        *(f"{stage.options} {stage.sampling}" for stages in TRAININGS.values() for stage in stages),
+    )
+    for word in text.split()
+    if word.startswith("--")
+} | {"--n_patches"}
 
 
 class Cost(NamedTuple):
     """What a run took.
 
     Attributes:
-        peak: largest resident memory in bytes of the processes that it took.
+        peak: largest resident memory in bytes of the processes that it took; 0 where that is
+            unknown.
         seconds: from their start to their end.
     """
 
@@ -135,7 +146,7 @@ def run(
     found = recorded(record, identity_of(command, options, start))
     if not found["finished"]:
         weights = ["--start", str(start)] if start else []
-        train_on([*command, *options, *weights, "--resume"], record, found, clock)
+        train_on([*command, *options, *weights, "--resume"], folder, found, clock)
     return read_history(folder / "history.csv"), Cost(found["peak"], found["seconds"])
 
 
@@ -167,8 +178,10 @@ def recorded(record: Path, identity: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def train_on(command: list[str], record: Path, found: dict[str, Any], clock: Clock) -> None:
+def train_on(command: list[str], folder: Path, found: dict[str, Any], clock: Clock) -> None:
     """Train to the end, and record what that took besides what is found there, however it ends."""
+    record, table = folder / "cost.json", folder / "history.csv"
+    before = len(read_history(table))
     began, refused = time.perf_counter(), False
     try:
         clock.run(command)
@@ -178,10 +191,12 @@ def train_on(command: list[str], record: Path, found: dict[str, Any], clock: Clo
         refused = not record.exists()
         raise
     finally:
-        found["peak"] = max(found["peak"], clock.peak)
+        # One that was at its end already, such as after a kill of this program alone, took little.
+        if len(read_history(table)) > before:
+            found["peak"] = max(found["peak"], clock.peak)
         found["seconds"] += time.perf_counter() - began
         if not refused:
-            record.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             write_json(record, found)
 
 
@@ -216,12 +231,13 @@ def row_of(method: str, runs: list[tuple[list[Row], Cost]]) -> str:
     pointing = [row["test_pointing"] for row in last]
     images = np.median([rows[-1]["images_per_second"] for rows, _ in runs])
     seconds = np.median([rows[-1]["seconds"] for rows, _ in runs])
-    peak = max(cost.peak for _, cost in runs) / 2**20
+    peaks = [cost.peak for _, cost in runs]
+    peak = f"{max(peaks) / 2**20:.0f}" if all(peaks) else "–"
     pointed = f"{np.mean(pointing):.2f}" if method.startswith("attention") else "–"
     each = ", ".join(f"{value:.2f}" for value in accuracy)
     return (
         f"| {method} | {np.mean(accuracy):.2f} ({each}) | {pointed} | {seconds:.1f} "
-        f"| {1000 / images:.0f} | {peak:.0f} |"
+        f"| {1000 / images:.0f} | {peak} |"
     )
 
 
@@ -236,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--training", choices=TRAININGS, default="composites", help="see above")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all by default")
     add("--seeds", type=positive_int, default=3, help="number of seeds (default: 3)")
-    args, extra = parse_and_pass_on(parser, arguments)
+    args, extra = parse_and_pass_on(parser, arguments, OWN)
     if not (args.dataset / ANNOTATIONS).is_file():
         parser.error(f"dataset {args.dataset} lacks {ANNOTATIONS}; give the benchmark's folder")
     clock = Clock(None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any
 
+from clock import refuse
 from torch import Tensor, nn
 
 from ats import AttentionSampling, Classifier
@@ -22,6 +23,19 @@ from ats.networks import residual_features
 from ats.nn import glorot_uniform_
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "speed_limits.py"
+# Arguments of the script that a network without attention has no use for.
+UNUSED = (
+    "--patch_size",
+    "--n_patches",
+    "--attention",
+    "--normalize",
+    "--design",
+    "--centring",
+    "--no-centring",
+    "--prior",
+    "--inference",
+    "--guide",
+)
 
 
 class OnePosition(nn.Module):
@@ -82,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.print_help()
     elif given.network is None:
         parser.error("give --network small or full")
+    refuse(parser, rest, UNUSED, "is of attention sampling, and there is none here")
     run_path(str(SCRIPT))["main"](rest, partial(build_whole, small=given.network == "small"))
 
 

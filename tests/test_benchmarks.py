@@ -352,6 +352,45 @@ def test_a_seed_is_not_taken_for_the_number_of_seeds(name, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("street_scenes", "--n_patches"),
+        ("street_scenes", "--composite"),
+        ("learning_curves", "--design"),
+        ("learning_curves", "--cent"),
+    ],
+)
+def test_what_trainings_differ_in_is_not_set_for_all(name, option, tmp_path, capsys):
+    given = [str(tmp_path), str(tmp_path / "out"), f"{option}=3"]
+    with pytest.raises(SystemExit):
+        load(f"benchmarks/{name}.py").main(given)
+    assert "is what trainings differ in here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_whole_images_have_no_patches(tmp_path, capsys):
+    given = ["--network", "full", str(tmp_path), str(tmp_path / "out"), "--n_patches", "3"]
+    with pytest.raises(SystemExit):
+        load("benchmarks/whole_image.py").main(given)
+    assert "--n_patches is of attention sampling" in capsys.readouterr().err
+
+
+def test_memory_of_a_run_that_trained_nothing_is_unknown(stage):
+    """A record that was lost with the program alone, whose training went on to its end."""
+    scenes = load("benchmarks/street_scenes.py")
+    folder, data, script = stage
+    given = [str(script), str(data)], [], None, folder, scenes.Clock(None)
+    assert scenes.run(*given)[1].peak > 2**20
+    (folder / "cost.json").unlink()
+    rows, cost = scenes.run(*given)
+    assert cost.peak == 0
+    rows = [{**row, "test_pointing": 1.0} for row in rows]
+    known = scenes.Cost(2**20, 1.0)
+    assert scenes.row_of("whole", [(rows, known), (rows, known)]).endswith(" | 1 |")
+    assert scenes.row_of("whole", [(rows, known), (rows, cost)]).endswith("| – |")
+
+
 def test_a_folder_without_street_scenes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         load("benchmarks/street_scenes.py").main([str(tmp_path), str(tmp_path / "out")])

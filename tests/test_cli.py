@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from image_folder import BAD, ODD, make_folder
+from image_files import picture
+from image_folder import BAD, ODD, make_folder, save
 from programs import rows
 from safetensors.torch import load_file
 
@@ -23,7 +25,7 @@ import ats
 from ats.cli.data import divide, divisions, make_task, read_entries
 from ats.cli.main import main
 from ats.cli.measure import predict_all
-from ats.cli.model import load_model, network
+from ats.cli.model import check_attention, load_model, network
 from ats.cli.settings import parse_settings, template, training_parser
 from ats.datasets.file_images import ImageFiles, Reading
 from ats.datasets.table import Columns, Entry, classes_of, find_images, read_folders, read_table
@@ -78,7 +80,8 @@ def test_a_run_has_all_that_a_prediction_needs(run: Path, images: Path) -> None:
         assert row["prediction"] == ("marked", "plain")[int(np.argmax(scores))]
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["images"] == len(predictions)
-    assert metrics["auroc"]["low"] <= metrics["auroc"]["value"] <= metrics["auroc"]["high"]
+    accuracy = metrics["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert (run / "confusion.png").stat().st_size > 1000
 
 
@@ -98,7 +101,8 @@ def test_evaluate_on_other_images(run: Path, tmp_path: Path) -> None:
 def test_predict_says_the_same_every_time_and_alone(
     run: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", str(run), str(images), "--out", str(tmp_path / "p.csv")]) == 0
+    # Some cannot be read.
+    assert main(["predict", str(run), str(images), "--out", str(tmp_path / "p.csv")]) == 1
     every = {row["path"]: row for row in rows(tmp_path / "p.csv")}
     assert len(every) == 24 + 3
     assert "text.png" in capfd.readouterr().err
@@ -169,7 +173,9 @@ def test_reading_ahead_trains_too(images: Path, run: Path, tmp_path: Path) -> No
     assert losses[0] == pytest.approx(losses[1], rel=0.5)
 
 
-def test_cross_validation_tests_every_image_once(images: Path, tmp_path: Path) -> None:
+def test_cross_validation_tests_every_image_once(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = train_arguments(
         images, tmp_path / "cv", "--folds", "2", "--group_column", "patient"
     )
@@ -177,7 +183,9 @@ def test_cross_validation_tests_every_image_once(images: Path, tmp_path: Path) -
     arguments[arguments.index("--epochs") + 1] = "1"
     assert main(arguments) == 0
     assert json.loads((tmp_path / "cv" / "metrics.json").read_text())["images"] == 27
-    assert len(json.loads((tmp_path / "cv" / "folds.json").read_text())["auroc"]) == 2
+    each = json.loads((tmp_path / "cv" / "folds.json").read_text())["auroc"]
+    line = f"  auroc: {each[0]:.3f} {each[1]:.3f}, {(each[0] + each[1]) / 2:.3f}"
+    assert line in capsys.readouterr().out.splitlines()
     tested = [
         row["path"]
         for fold in (0, 1)
@@ -500,6 +508,61 @@ def test_tables_that_would_mislead(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "which --task numbers takes" in refusal(several, capsys)
 
 
+def test_patients_are_not_divided_by_a_table_either(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        f"{images / row['path']},{row['label']},{row['patient']},{('train', 'test')[number % 2]}"
+        for number, row in enumerate(rows(images / "labels.csv")[:24])
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,patient,split", *lines]) + "\n")
+    given = ["train", "--labels", str(tmp_path / "t.csv"), "--out", str(tmp_path / "run"), *SMALL]
+    given += ["--group_column", "patient", "--split_column", "split"]
+    assert "images of 12 groups in both parts, such as p0;" in refusal(given, capsys)
+
+
+def test_an_image_is_there_once_however_it_is_spelt(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        save(tmp_path / "set" / name / "1.png", picture((9, 9)))
+    (tmp_path / "set" / "a" / "again").symlink_to(tmp_path / "set" / "a")
+    (tmp_path / "twice.csv").write_text("path,label\na/1.png,x\n./b/../a/1.png,y\n")
+    with pytest.raises(ValueError, match=r"line 3: .*1.png is there twice"):
+        read_table(tmp_path / "twice.csv", str(tmp_path / "set"), Columns())
+    assert len(read_folders(tmp_path / "set")) == 2
+    for one, other in ("ab", "ba"):
+        (tmp_path / "set" / one / "other").symlink_to(tmp_path / "set" / other)
+    with pytest.raises(ValueError, match="the same image in two classes"):
+        read_folders(tmp_path / "set")
+
+
+def test_a_run_is_no_class(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["train", "--images", str(images), "--out", str(images / "runs" / "run")]
+    assert f"lies in images={images}" in refusal(given, capsys)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("nn.Conv2d(channels, 4, 15), nn.ReLU(), nn.Conv2d(4, 1, 15)", "it loses 28 pixels"),
+        ("nn.Conv2d(channels, 1, 15, padding='same')", None),
+        ("nn.Conv2d(channels, 1, 3, stride=2, padding=1)", None),
+        ("nn.Conv2d(channels, 1, 3, padding='same'), nn.AdaptiveAvgPool2d(6)", None),
+        ("nn.Conv2d(channels, 2, 3, padding='same')", "must return (batch, 1, height, width)"),
+        ("nn.Conv2d(7, 1, 3)", "cannot take small views with 3 channels"),
+    ],
+)
+def test_attention_of_ones_own_covers_the_view(layers: str, message: str | None) -> None:
+    channels = 3
+    attention = eval(f"nn.Sequential({layers})", {"nn": torch.nn, "channels": channels})
+    if message is None:
+        check_attention(attention, "own", channels)
+        assert attention.training
+    else:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            check_attention(attention, "own", channels)
+
+
 def test_folders_are_not_followed_upwards(tmp_path: Path) -> None:
     for name in ("a", "b", ".hidden"):
         make_folder(tmp_path / name, 3, (40, 60), bad=False)
@@ -548,7 +611,7 @@ def test_pixels_that_cannot_be_used_are_listed(run: Path, tmp_path: Path) -> Non
     assert "not finite" in reasons["nan"]
     assert "int32, whose range is unknown" in reasons["i4"]
     assert "cut.tif" in reasons["cut"]
-    scores = predict_all(trained, images, progress=False)
+    scores = predict_all(trained, images, progress=False).scores
     assert np.abs(scores - scores[0]).max() < 0.02
 
 

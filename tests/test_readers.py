@@ -15,6 +15,7 @@ import pytest
 import torch
 import zarr
 from image_files import FORMATS, SHAPE, TILE, Made, ome_zarr, picture, tiff
+from image_folder import save
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -217,6 +218,27 @@ def test_many_readers_hold_few_descriptors(tmp_path: Path) -> None:
     # A descriptor for the tags and one for the pixels of each.
     assert psutil.Process().num_fds() - before <= 2 * HANDLES.limit + 8
     assert len(HANDLES) <= HANDLES.limit
+
+
+@pytest.mark.parametrize("suffix", ["tif", "npy", "png"])
+def test_another_file_at_the_same_path_is_another_image(
+    suffix: str, tmp_path: Path, decoded: DecodedFiles
+) -> None:
+    path = tmp_path / f"image.{suffix}"
+    pixels = [np.full((40, 50 + number, 3), number, np.uint8) for number in range(2)]
+    save(path, pixels[0])
+    former = ats.open_image(path, decoded=decoded)
+    assert former.read((0, 0), (2, 2)).max() == 0
+    save(tmp_path / f"new.{suffix}", pixels[1])
+    (tmp_path / f"new.{suffix}").replace(path)
+    latter = ats.open_image(path, decoded=decoded)
+    assert latter.shape == (40, 51)
+    assert latter.read((0, 0), (2, 2)).min() == 1
+    # What is open stays what it was; what is not cannot be had any more.
+    assert former.read((0, 0), (2, 2)).max() == 0
+    former.close()
+    with pytest.raises(ImageError, match="has changed while it was in use; open it again"):
+        former.read((0, 0), (2, 2))
 
 
 def test_levels_and_microns_are_those_of_the_file(tmp_path: Path) -> None:

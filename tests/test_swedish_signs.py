@@ -254,6 +254,17 @@ def test_an_archive_of_the_user_s_own_stays(server: Server, tmp_path: Path) -> N
     assert "/Set1/Set1Part0.zip" not in dict(server.asked)
 
 
+def test_photographs_may_lie_elsewhere(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path / "data")
+    place = tmp_path / "data" / "Set1" / "Set1Part0"
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "a1.jpg").rename(tmp_path / "elsewhere" / "a1.JPG")
+    asked = len(server.asked)
+    assert len(fetch(server, tmp_path / "data").scenes(train=True)) == 2
+    assert len(server.asked) == asked
+
+
 def test_a_truncated_photograph(server: Server, tmp_path: Path) -> None:
     images = {"a1.jpg": photograph(0), "b1.jpg": photograph(1)[:-400]}
     server.files["/Set1/Set1Part0.zip"] = archive(images)

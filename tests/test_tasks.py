@@ -75,6 +75,22 @@ def test_groups_are_drawn_whole() -> None:
     assert images.high - images.low < 0.5 * (groups.high - groups.low)
 
 
+def test_what_all_draws_agree_on_has_no_narrow_interval() -> None:
+    """Ten of ten right: not below 0.69 by the exact test; one patient says nothing of others."""
+    targets = np.arange(10) % 2
+    metrics = Classes(["a", "b"]).metrics()
+    found = with_intervals(metrics, np.eye(2)[targets], targets)
+    assert found["accuracy"] == (1.0, pytest.approx(0.025**0.1), 1.0)
+    assert np.isnan(found["auroc"].low)
+    assert np.isnan(found["balanced_accuracy"].high)
+    wrong = with_intervals(metrics, np.eye(2)[1 - targets], targets)["accuracy"]
+    assert wrong == (0.0, 0.0, pytest.approx(1 - 0.025**0.1))
+    scores = np.eye(2)[np.where(np.arange(10) < 7, targets, 1 - targets)]
+    alone = with_intervals(metrics, scores, targets, ["p"] * 10)["accuracy"]
+    assert alone.value == 0.7
+    assert np.isnan([alone.low, alone.high]).all()
+
+
 @pytest.mark.parametrize(
     ("task", "labels"),
     [

@@ -117,6 +117,12 @@ def divide(entries: Sequence[Entry], task: Task, args: argparse.Namespace) -> Sp
     """
     if args.split_column:
         train, test = split_of(entries)
+        both = sorted({entry.group for entry in train} & {entry.group for entry in test} - {""})
+        if both:
+            raise ValueError(
+                f"split_column={args.split_column} has images of {len(both)} groups in both parts, "
+                f"such as {both[0]}; correct it, or leave --split_column or --group_column out"
+            )
     else:
         part, folds = _fraction(args.test_share)
         parts = islice(divisions(entries, task, folds, args.seed), part)

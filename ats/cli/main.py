@@ -46,11 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ats: error: {name!r} is no command\n\n{USAGE}", file=sys.stderr)
         return 2
     keep_freed_memory()
-    return exit_status(
-        lambda: _COMMANDS[name](rest),
-        name=f"ats {name}",
-        stopped="ats train and ats crossval go on with --resume",
-    )
+    done: int | None = 0
+
+    def act() -> None:
+        nonlocal done
+        done = _COMMANDS[name](rest)
+
+    stopped = "ats train and ats crossval go on with --resume"
+    return exit_status(act, name=f"ats {name}", stopped=stopped) or done or 0
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -100,24 +103,24 @@ def _images(parser: argparse.ArgumentParser) -> None:
     add_file_arguments(add)
 
 
-def _predict(rest: list[str]) -> None:
+def _predict(rest: list[str]) -> int:
     parser = _parser("predict", "Print what a trained network says of images, as CSV.")
     _images(parser)
     parser.add_argument("--out", dest="output", help="file to write instead")
     args = parser.parse_args(rest)
     from ats.cli.use import predict
 
-    predict(args)
+    return predict(args)
 
 
-def _explain(rest: list[str]) -> None:
+def _explain(rest: list[str]) -> int:
     parser = _parser("explain", "Show where a trained network looked.")
     _images(parser)
     parser.add_argument("--out", dest="output", default="explained", help="folder to write to")
     args = parser.parse_args(rest)
     from ats.cli.use import explain
 
-    explain(args)
+    return explain(args)
 
 
 def _info(rest: list[str]) -> None:
@@ -157,7 +160,7 @@ def _export(rest: list[str]) -> None:
     export(args)
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+_COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,

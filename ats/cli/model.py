@@ -107,6 +107,7 @@ def build(settings: dict[str, Any], task: Task, reading: Reading, pixels: Any) -
         )
     feature.train()
     attention = network("attention", settings["attention"], reading.channels)
+    check_attention(attention, settings["attention"], reading.channels)
     arguments = argparse.Namespace(**{**settings, "patch_size": patch_size})
     sampling = AttentionSampling(
         nn.Sequential(Standardize(*pixels), attention),
@@ -115,6 +116,41 @@ def build(settings: dict[str, Any], task: Task, reading: Reading, pixels: Any) -
     )
     scale = settings["feature_scale"] or None
     return Classifier(sampling, int(shape[1]), len(task.names), scale=scale)
+
+
+def check_attention(attention: nn.Module, name: str, channels: int) -> None:
+    """Whether positions of the attention map lie evenly over the whole small view.
+
+    Raises:
+        ValueError: it takes no small views, returns no map, or its convolutions lack padding.
+    """
+    sides = (128, 256)
+    attention.eval()
+    try:
+        with torch.no_grad():
+            shapes = [attention(torch.zeros(1, channels, side, side)).shape for side in sides]
+    except RuntimeError as error:
+        raise ValueError(
+            f"attention={name} cannot take small views with {channels} channels ({error})"
+        ) from error
+    attention.train()
+    if any(len(shape) != 4 or shape[:2] != (1, 1) for shape in shapes):
+        raise ValueError(
+            f"attention={name} returns {tuple(shapes[0])} for one small view; it must return "
+            "(batch, 1, height, width)"
+        )
+    extents = [shape[2] for shape in shapes]
+    if extents[0] == extents[1]:
+        # A map of one size, whatever the view, covers all of it.
+        return
+    step = (sides[1] - sides[0]) / (extents[1] - extents[0])
+    lost = sides[0] - step * extents[0]
+    if lost > step:
+        raise ValueError(
+            f"attention={name} has no positions at the border of the small view, of which it loses "
+            f"{lost:.0f} pixels, and patches would lie beside what it found; pad its convolutions "
+            "(padding='same')"
+        )
 
 
 def pixel_statistics(dataset: ImageFiles) -> tuple[list[float], list[float]]:

@@ -1,7 +1,7 @@
 """``ats train`` and ``ats crossval``."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,18 @@ def crossval(args: argparse.Namespace) -> None:
         for name, metric in task.metrics().items()
     }
     write_json(root / "folds.json", spread)
+    print(by_fold(spread))
+
+
+def by_fold(spread: Mapping[str, Sequence[float | None]]) -> str:
+    """Metrics of each fold and their mean, in lines for the terminal."""
+    lines = ["each fold by itself, and the mean"]
+    for name, values in spread.items():
+        known = [value for value in values if value is not None]
+        each = " ".join("unknown" if value is None else f"{value:.3f}" for value in values)
+        mean = f"{sum(known) / len(known):.3f}" if known else "unknown"
+        lines.append(f"  {name.replace('_', ' ')}: {each}, {mean}")
+    return "\n".join(lines)
 
 
 def train_on(
@@ -119,10 +131,12 @@ def train_on(
         error=task.error,
     )
     trained: Trained = load_model(folder)
-    scores = predict_all(trained, test_set)
-    write_predictions(folder / "predictions.csv", task, test_set, scores)
+    found = predict_all(trained, test_set)
+    write_predictions(folder / "predictions.csv", task, found)
     write_all_bad()
-    return scores, test_set.targets, [entry.group for entry in split.test]
+    _say_damaged(train_set.bad + test_set.bad, folder)
+    groups = [split.test[place].group for place in found.places]
+    return found.scores, found.images.targets, groups
 
 
 class Begin(lightning.Callback):
@@ -154,8 +168,22 @@ def _say_bad(bad: Sequence[Bad]) -> None:
         print("  and more, which bad_images.csv in the folder of the run will list")
 
 
+def _say_damaged(bad: Sequence[Bad], folder: Path) -> None:
+    if bad:
+        print(
+            f"{len(bad)} images could not be read where patches lie, such as {bad[0].reason}; "
+            f"those to test on are left out of what follows. {folder / 'bad_images.csv'} lists all"
+        )
+
+
 def _output(args: argparse.Namespace) -> str:
     if args.output is None:
         raise ValueError("out: give --out FOLDER for the results")
     output: str = args.output
+    classes = args.images if args.labels is None else None
+    if classes and Path(output).resolve().is_relative_to(Path(classes).resolve()):
+        raise ValueError(
+            f"out={output} lies in images={classes}, of which every folder is a class; choose "
+            "another folder"
+        )
     return output

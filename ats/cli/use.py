@@ -19,12 +19,13 @@ from ats.cli.measure import (
 )
 from ats.cli.model import Trained, load_model
 from ats.datasets.file_images import ImageFiles
-from ats.datasets.table import find_images
+from ats.datasets.table import Entry, find_images, identity
 from ats.files import writable_folder, write_array, write_csv, write_json
+from ats.images import ImageError
 from ats.images.opening import is_zarr
 from ats.plots import save_heat_over, save_image
 from ats.training.pictures import for_drawing, patch_boxes
-from ats.training.tasks import Numbers
+from ats.training.tasks import Numbers, Task
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -37,18 +38,35 @@ def evaluate(args: argparse.Namespace) -> None:
             args.label_column = _number_columns(trained.task, args.label_column)
         # Where the table says which images were trained on, they are no test.
         entries = [entry for entry in read_entries(args) if entry.split != "train"]
+        entries = _without_trained(entries, run, trained.task)
     else:
         entries = read_split(run / "split.csv", trained.task).test
     images = load_images(
         entries, trained.task, trained.reading, decoded_of(args), strict=args.strict
     )
-    scores = predict_all(trained, images)
+    found = predict_all(trained, images)
     folder = writable_folder(args.output or run / "evaluation")
-    write_predictions(folder / "predictions.csv", trained.task, images, scores)
+    write_predictions(folder / "predictions.csv", trained.task, found)
     write_bad(folder / "bad_images.csv", images.bad)
     _say_bad(images)
-    groups = [entries[place].group for place in images.kept]
-    print(write_measures(folder, trained.task, scores, images.targets, groups))
+    groups = [entries[images.kept[place]].group for place in found.places]
+    print(write_measures(folder, trained.task, found.scores, found.images.targets, groups))
+
+
+def _without_trained(entries: list[Entry], run: Path, task: Task) -> list[Entry]:
+    """Entries without the images that the run was trained on.
+
+    Raises:
+        ValueError: there are no others, or nobody knows which those are.
+    """
+    known = read_split(run / "split.csv", task).train
+    trained = {identity(entry.path) for entry in known}
+    left = [entry for entry in entries if identity(entry.path) not in trained]
+    if not left:
+        raise ValueError(f"all {len(entries)} images were trained on by {run}; give others")
+    if len(left) < len(entries):
+        print(f"left out: {len(entries) - len(left)} images that were trained on", file=sys.stderr)
+    return left
 
 
 def _number_columns(task: Numbers, given: list[str]) -> list[str]:
@@ -61,34 +79,56 @@ def _number_columns(task: Numbers, given: list[str]) -> list[str]:
     return task.names
 
 
-def predict(args: argparse.Namespace) -> None:
-    """Print a table of predictions, or write it to a file."""
+def predict(args: argparse.Namespace) -> int:
+    """Print a table of predictions, or write it to a file; 1 where images were left out, else 0."""
     trained = load_model(Path(args.run))
     images = _images(args, trained)
-    scores = predict_all(trained, images)
+    found = predict_all(trained, images)
     if args.output:
-        write_predictions(Path(args.output), trained.task, images, scores)
+        write_predictions(Path(args.output), trained.task, found)
     else:
-        csv.writer(sys.stdout).writerows(prediction_rows(trained.task, images, scores))
+        table = csv.writer(sys.stdout, lineterminator="\n")
+        table.writerows(prediction_rows(trained.task, found))
     _say_bad(images)
+    return int(bool(images.bad))
 
 
-def explain(args: argparse.Namespace) -> None:
-    """For each image a heat map over it, its patches, and where they are, in level-0 pixels."""
+def explain(args: argparse.Namespace) -> int:
+    """For each image a heat map over it, its patches, and where they are, in level-0 pixels.
+
+    Returns:
+        1 where images were left out, else 0.
+
+    Raises:
+        ImageError: an image cannot be read and ``strict`` is set.
+    """
     trained = load_model(Path(args.run))
     images = _images(args, trained)
     root = writable_folder(args.output)
     for index in range(len(images)):
         folder = root / _folder_name(images, index)
-        folder.mkdir(exist_ok=True)
-        explain_image(trained, images, index, folder)
-        print(folder, flush=True)
+        try:
+            explain_image(trained, images, index, folder)
+            print(folder, flush=True)
+        except ImageError as error:
+            if args.strict:
+                raise
+            images.note(images.readers[index].path, error)
     _say_bad(images)
+    return int(bool(images.bad))
 
 
 def explain_image(trained: Trained, images: ImageFiles, index: int, folder: Path) -> None:
-    """Write pictures of the attention and the patches, and where these lie, into a folder."""
+    """Write pictures of the attention and the patches, and where these lie, into a folder.
+
+    Raises:
+        ImageError: a patch cannot be read.
+    """
     found = predict_image(trained, images, index)
+    folder.mkdir(exist_ok=True)
+    for former in folder.glob("patch_*.png"):
+        # There may have been more of them.
+        former.unlink()
     seen = found.seen
     view = images.small_view(index)
     attention = content_of(seen.attention[0], found.batch.x_low.shape[2:], view.shape[1:])

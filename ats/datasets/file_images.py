@@ -1,10 +1,12 @@
 """Images in files with their labels, as batches."""
 
 import os
+import uuid
+import weakref
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,6 +57,38 @@ class Bad(NamedTuple):
     reason: str
 
 
+class Notes:
+    """Images that were left out; one that comes back from another process is the one it was there.
+
+    Whoever loads data sends batches, and with them whom to tell about damage, to another process.
+
+    Args:
+        key: of these notes, another one for each.
+        bad: what is noted already.
+    """
+
+    def __init__(self, key: str | None = None, bad: Sequence[Bad] = ()) -> None:
+        self.key = key or uuid.uuid4().hex
+        self.bad = list(bad)
+        _NOTES[self.key] = self
+
+    def __call__(self, path: str, error: ImageError) -> None:
+        """Note an image, once."""
+        if all(bad.path != path for bad in self.bad):
+            self.bad.append(Bad(path, str(error)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A key and not the notes where they are known."""
+        return _notes_of, (self.key, self.bad)
+
+
+_NOTES: weakref.WeakValueDictionary[str, Notes] = weakref.WeakValueDictionary()
+
+
+def _notes_of(key: str, bad: Sequence[Bad]) -> Notes:
+    return _NOTES.get(key) or Notes(key, bad)
+
+
 class ImageFiles(Dataset[Batch]):
     """Images of any sizes and formats, each with a target.
 
@@ -88,7 +122,7 @@ class ImageFiles(Dataset[Batch]):
         self.reading = reading
         self.strict = strict
         self.decoded = decoded or DecodedFiles()
-        self.bad: list[Bad] = []
+        self.note = Notes()
         self.readers: list[Reader] = []
         self.levels: list[int] = []
         self._views: list[np.ndarray] = []
@@ -101,7 +135,7 @@ class ImageFiles(Dataset[Batch]):
                 except ImageError as error:
                     if strict:
                         raise
-                    self.bad.append(Bad(os.fspath(path), str(error)))
+                    self.note(os.fspath(path), error)
                 bar.update()
         if not kept:
             reasons = "; ".join(bad.reason for bad in self.bad[:3])
@@ -146,8 +180,13 @@ class ImageFiles(Dataset[Batch]):
         part.readers = [self.readers[place] for place in places]
         part.levels = [self.levels[place] for place in places]
         part._views = [self._views[place] for place in places]
-        part.targets, part.kept, part.bad = targets, list(range(len(places))), []
+        part.targets, part.kept, part.note = targets, list(range(len(places))), Notes()
         return part
+
+    @property
+    def bad(self) -> list[Bad]:
+        """Images that were left out, and those of which patches could not be read."""
+        return self.note.bad
 
     def __len__(self) -> int:
         """Number of images."""
@@ -159,14 +198,24 @@ class ImageFiles(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of some images."""
+        return self.batch(indices, strict=self.strict)
+
+    def batch(self, indices: Sequence[int], *, strict: bool) -> Batch:
+        """The batch of some images.
+
+        Args:
+            indices: of the images.
+            strict: a patch that cannot be read is an error, and not empty.
+        """
         views = one_type([self._views[index] for index in indices])
         x_low, content = pad_small_views(views, LEAST)
         images = FileImages(
             [self.readers[index] for index in indices],
             level=[self.levels[index] for index in indices],
             channels=self.reading.channels,
-            on_error=None if self.strict else self._note,
+            on_error=None if strict else self.note,
         )
+        indices = list(indices)
         return Batch(x_low, images, self.targets[indices], torch.tensor(indices), content)
 
     def small_view(self, index: int) -> Tensor:
@@ -176,10 +225,6 @@ class ImageFiles(Dataset[Batch]):
     def path(self, index: int) -> Path:
         """Where an image is."""
         return Path(self.readers[index].path)
-
-    def _note(self, path: str, error: ImageError) -> None:
-        if all(bad.path != path for bad in self.bad):
-            self.bad.append(Bad(path, str(error)))
 
 
 def level_for(reader: Reader, reading: Reading) -> int:

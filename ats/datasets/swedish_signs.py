@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ats.datasets.archive import unpack_zip
 from ats.datasets.download import download
 from ats.datasets.scenes import EMPTY, Box, Scene
+from ats.datasets.table import find_images
 
 LIMITS = ("50", "70", "80")
 MIRRORS = (
@@ -204,11 +205,8 @@ def _read(part: Path) -> dict[str, list[SwedishSign]]:
 
 def _images(part: Path) -> dict[str, Path]:
     """Photographs of a part by their name, at any depth; none of a folder that is being made."""
-    images = {}
-    for path in sorted(part.rglob("*.jpg")):
-        if not any(name.startswith(".") for name in path.relative_to(part).parts):
-            images[path.name] = path
-    return images
+    found = find_images(part) if part.is_dir() else []
+    return {f"{path.stem}.jpg": path for path in found if path.suffix.lower() == ".jpg"}
 
 
 def _with_paths(part: Path, found: Sequence[tuple[str, str, tuple[Box, ...]]]) -> list[Scene]:

@@ -74,10 +74,14 @@ def read_table(file: str | os.PathLike[str], images: str, columns: Columns) -> l
     for number, row in enumerate(rows, 2):
         entry = _entry(row, images, columns, f"{file}, line {number}")
         # In training and in test it would measure what was learnt by heart.
-        if entry.path in entries:
+        if entries.setdefault(identity(entry.path), entry) is not entry:
             raise ValueError(f"{file}, line {number}: {entry.path} is there twice; leave one out")
-        entries[entry.path] = entry
     return list(entries.values())
+
+
+def identity(path: str) -> str:
+    """The same for all spellings of a path, and links to it; of an address itself."""
+    return path if "://" in path else os.path.realpath(path)
 
 
 def _entry(row: dict[str, str], images: str, columns: Columns, place: str) -> Entry:
@@ -104,14 +108,22 @@ def read_folders(images: str | os.PathLike[str]) -> list[Entry]:
     """An entry for each image in a folder that has a folder for each class.
 
     Raises:
-        ValueError: there are not two such folders with images.
+        ValueError: there are not two such folders with images, or two have the same image.
     """
     root = Path(images)
     found = sorted(root.iterdir()) if root.is_dir() else []
     folders = [path for path in found if path.is_dir() and not path.name.startswith(".")]
-    entries = [
-        Entry(str(path), (folder.name,)) for folder in folders for path in find_images(folder)
-    ]
+    found_in: dict[str, Entry] = {}
+    for folder in folders:
+        for path in find_images(folder):
+            entry = Entry(str(path), (folder.name,))
+            first = found_in.setdefault(identity(entry.path), entry)
+            if first.labels != entry.labels:
+                raise ValueError(
+                    f"images={images} has the same image in two classes, {first.path} and "
+                    f"{entry.path}; remove one"
+                )
+    entries = list(found_in.values())
     if len({entry.labels for entry in entries}) < 2:
         raise ValueError(
             f"images={images} must hold a folder with images for each of at least two classes, or "
@@ -121,16 +133,26 @@ def read_folders(images: str | os.PathLike[str]) -> list[Entry]:
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every image below a folder, by what its name ends in, sorted; links upwards are left out."""
-    suffixes = tuple(image_suffixes())
+    """Every image below a folder, by what its name ends in, sorted.
+
+    Links upwards are left out, and folders that were looked into already.
+    """
+    return _images_below(Path(folder), tuple(image_suffixes()), set())
+
+
+def _images_below(folder: Path, suffixes: tuple[str, ...], seen: set[Path]) -> list[Path]:
+    own = folder.resolve()
+    if own in seen:
+        return []
+    seen.add(own)
     found: list[Path] = []
-    for path in sorted(Path(folder).iterdir()):
+    for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.name.lower().endswith(suffixes) or is_zarr(path):
             found.append(path)
-        elif path.is_dir() and not path.parent.resolve().is_relative_to(path.resolve()):
-            found += find_images(path)
+        elif path.is_dir() and not own.is_relative_to(path.resolve()):
+            found += _images_below(path, suffixes, seen)
     return found
 
 

@@ -155,5 +155,21 @@ def _decode(image: Any, target: Path) -> None:
             "shape": (image.height, image.width, image.bands),
         }
         np.lib.format.write_array_header_1_0(file, header)
-        file.flush()
-        image.rawsave_target(pyvips.Target.new_to_descriptor(file.fileno()))
+        failed: list[OSError] = []
+
+        def write(pixels: bytes) -> int:
+            try:
+                return file.write(pixels)
+            except OSError as error:
+                failed.append(error)
+                return -1
+
+        strips = pyvips.TargetCustom()
+        strips.on_write(write)
+        try:
+            image.rawsave_target(strips)
+        except pyvips.Error:
+            # A full disk is no damage of the image.
+            if failed:
+                raise failed[0] from None
+            raise

@@ -2,13 +2,16 @@
 
 import contextlib
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ats.files import UnwritableError
 from ats.images.handles import HANDLES, Closable
 
 
@@ -37,17 +40,28 @@ class Reader(ABC):
 
     Readers can be pickled, since an open file is not kept in them, and asked by several threads at
     a time; the files behind all readers of a process are bounded in number
-    (:data:`ats.images.handles.HANDLES`).
+    (:data:`ats.images.handles.HANDLES`). A reader shows the file that it was first asked about;
+    where that is not open any more and another has taken its place, it says so.
 
     A subclass opens the file, describes it, and reads a box that lies inside the image.
 
     Args:
         path: file, folder or address.
+
+    Raises:
+        ImageError: the path is not UTF-8.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        try:
+            self.path.encode()
+        except UnicodeEncodeError:
+            raise ImageError(
+                f"{self.path!r} is a name that is not UTF-8, which tables cannot hold; rename it"
+            ) from None
         self._layout: Layout | None = None
+        self._state: tuple[int, ...] | None = None
 
     @abstractmethod
     def _open(self) -> Closable:
@@ -142,15 +156,23 @@ class Reader(ABC):
         HANDLES.close(self._key())
 
     def _key(self) -> Hashable:
-        return (type(self), self.path)
+        self._state = self._state or _file_state(self.path)
+        return (type(self), self.path, self._state)
+
+    def _open_unchanged(self) -> Closable:
+        handle = self._open()
+        if self._state not in (None, _file_state(self.path)):
+            handle.close()
+            raise ImageError(f"{self.path} has changed while it was in use; open it again")
+        return handle
 
     @contextlib.contextmanager
     def _handle(self) -> Iterator[Any]:
         """The open file, every error of whichever library behind it as one kind."""
         try:
-            with HANDLES.lend(self._key(), self._open) as handle:
+            with HANDLES.lend(self._key(), self._open_unchanged) as handle:
                 yield handle
-        except (ImageError, ImportError, MemoryError):
+        except (ImageError, ImportError, MemoryError, UnwritableError):
             raise
         except FileNotFoundError as error:
             raise ImageError(f"{self.path} is missing; check the path") from error
@@ -161,3 +183,15 @@ class Reader(ABC):
                 f"{self.path} cannot be read ({reason}); it may be damaged, or of a format that "
                 "this reader does not know"
             ) from error
+
+
+def _file_state(path: str) -> tuple[int, ...] | None:
+    """What tells a file from another one at its path; None of what is no file of this machine."""
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(state.st_mode):
+        # Something may be added to a folder while it is read.
+        return (state.st_dev, state.st_ino)
+    return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)

@@ -176,6 +176,8 @@ def parse_with_recipe(
         defaults.pop("weight_decay", None)
     parser.set_defaults(**defaults)
     args = parser.parse_args(arguments)
+    if args.momentum != parser.get_default("momentum") and args.optimizer != "sgd":
+        parser.error(f"--momentum needs --optimizer sgd, not {args.optimizer}")
     if args.weight_decay and args.optimizer != "adam":
         parser.error(f"--weight_decay needs --optimizer adam, not {args.optimizer}")
     return args

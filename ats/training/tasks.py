@@ -266,10 +266,13 @@ def with_intervals(
     Images are drawn with replacement, or whole groups of them, which are then what is independent.
 
     A metric that has no value on a set, such as the area under the curve where one class is
-    missing, is NaN; such draws are left out of the interval.
+    missing, is NaN; such draws are left out of the interval. Where all draws have the same value,
+    as they do of a single group or where everything is right, they say nothing about others: that
+    of an accuracy of 0 or 1 is then the exact one (Clopper and Pearson), any other unknown, NaN.
 
     References:
         Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.
+        Clopper and Pearson, Biometrika 26, 1934.
     """
     rng = np.random.default_rng(seed)
     member = np.unique(groups, return_inverse=True)[1] if groups else np.arange(len(targets))
@@ -280,10 +283,18 @@ def with_intervals(
     ]
     out = {}
     for name, metric in metrics.items():
+        value = metric(scores, targets)
         values = np.array([metric(scores[rows], targets[rows]) for rows in samples])
         known = values[np.isfinite(values)]
-        low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
-        out[name] = Interval(metric(scores, targets), float(low), float(high))
+        if len(np.unique(known)) > 1:
+            low, high = np.percentile(known, [2.5, 97.5])
+        elif name == "accuracy" and value in (0, 1):
+            # Of so many that are all right or all wrong.
+            bound = 0.025 ** (1 / len(members))
+            low, high = (bound, 1.0) if value else (0.0, 1 - bound)
+        else:
+            low, high = np.nan, np.nan
+        out[name] = Interval(value, float(low), float(high))
     return out
 
 
