@@ -107,6 +107,11 @@ RUNS = {
 }
 
 
+def options_of(name: str, work: Path | str, seed: int) -> list[str]:
+    """Options of a run, each by itself: names of folders may have blanks."""
+    return [option.format(work=work, seed=seed) for option in RUNS[name][1].split()]
+
+
 def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], clock: Clock) -> None:
     """Train one run to its end, as far as it is not there yet, and store its tables.
 
@@ -118,13 +123,7 @@ def train(name: str, seed: int, args: argparse.Namespace, extra: list[str], cloc
     target = args.docs / "results" / folder.name
     made = (EXPERIMENTS[experiment].data or "").split()
     given, shown = (
-        [
-            # Each by itself: names of folders may have blanks.
-            *(option.format(work=work, seed=seed) for option in options.split()),
-            "--seed",
-            str(seed),
-            *extra,
-        ]
+        [*options_of(name, work, seed), "--seed", str(seed), *extra]
         # As it is repeated elsewhere.
         for work in (args.work, "runs")
     )

@@ -225,6 +225,12 @@ def test_what_the_machine_has_not(script: SimpleNamespace) -> None:
     assert resolve_accelerator(script.parse(["data", "out"])) == "cpu"
 
 
+def test_momentum_is_of_sgd(script: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.parse(["data", "out", "--momentum", "0.5"])
+    assert "--momentum needs --optimizer sgd, not adam" in capsys.readouterr().err
+
+
 def test_sgd_with_momentum(script: SimpleNamespace) -> None:
     args = script.parse(["data", "out", "--optimizer", "sgd", "--momentum", "0.5", "--lr", "0.1"])
     optimizer = make_optimizer(args)([torch.nn.Parameter(torch.zeros(1))])

@@ -75,6 +75,22 @@ def test_peaks_need_the_training_that_they_start_from(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
+def test_a_folder_with_a_blank_is_one_option() -> None:
+    start = "my runs/mnist-1500-long-2/weights_029.safetensors"
+    given = results.options_of("mnist-1500-peaks", Path("my runs"), 2)
+    assert given == ["--recipe", "peaks", "--start", start]
+
+
+def test_tables_of_other_numbers_of_patches_are_compared_where_they_can_be(tmp_path: Path) -> None:
+    for seed, numbers in ((0, (5, 10, "exact")), (1, (10, 50, "exact"))):
+        lines = [f"{number},{seed}" for number in numbers]
+        table = tmp_path / f"tiny-run-{seed}-patches.csv"
+        table.write_text("\n".join(["n_patches,peaks_error", *lines]))
+    lines = results.patches_summary(tmp_path).splitlines()[2:]
+    assert [line.split("|")[2].strip() for line in lines] == ["10", "exact"]
+    assert "| 0.5000 |" in lines[0]
+
+
 def test_options_of_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         results.main([*folders(tmp_path), "--tain", "tiny-run"])
