@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,11 @@ def test_images_that_were_trained_on_are_no_test(
     split = rows(run / "split.csv")
     trained = [row for row in split if row["split"] == "train"]
     assert f"{len(trained)} images that were trained on" in capfd.readouterr().err
+    # A run that was brought from elsewhere may have its weights alone.
+    bare = shutil.copytree(run, tmp_path / "bare")
+    (bare / "split.csv").unlink()
+    assert main(["evaluate", str(bare), *given[2:], "--out", str(tmp_path / "all")]) == 0
+    assert len(rows(tmp_path / "all" / "predictions.csv")) == len(split) - 2
     # Under another spelling, too.
     lines = [f"{os.path.relpath(row['path'], tmp_path)},{row['label']}" for row in trained]
     (tmp_path / "trained.csv").write_text("\n".join(["path,label", *lines]) + "\n")

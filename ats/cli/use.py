@@ -54,12 +54,13 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _without_trained(entries: list[Entry], run: Path, task: Task) -> list[Entry]:
-    """Entries without the images that the run was trained on.
+    """Entries without the images that the run was trained on, where it says so.
 
     Raises:
-        ValueError: there are no others, or nobody knows which those are.
+        ValueError: there are no others, or what it says is damaged.
     """
-    known = read_split(run / "split.csv", task).train
+    table = run / "split.csv"
+    known = read_split(table, task).train if table.exists() else []
     trained = {identity(entry.path) for entry in known}
     left = [entry for entry in entries if identity(entry.path) not in trained]
     if not left:
