@@ -28,7 +28,8 @@ from ats.training.start import start_from
 from ats.transforms import RandomChange
 
 SCRIPT = "speed_limits.py"
-SMALL = ("--source", "synthetic", "--patch_size", "60x50", "--n_patches", "2", "--batch_size", "4")
+WHOLE = ("--source", "synthetic", "--batch_size", "4")
+SMALL = (*WHOLE, "--patch_size", "60x50", "--n_patches", "2")
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +235,10 @@ def test_small_composites_train_a_whole_image_network_too(
     # From small images to whole ones, as weights of the same shapes.
     whole = [sys.executable, "benchmarks/whole_image.py", "--network", "small", str(data)]
     first, second = tmp_path / "first", tmp_path / "second"
-    given = [str(argument) for argument in (*SMALL, *options, *size)]
+    given = [str(argument) for argument in (*WHOLE, *options, *size)]
     subprocess.run([*whole, str(first), *given], check=True, cwd=ROOT)
     start = ("--start", first / "weights_000.safetensors", "--epochs", "1")
-    given = [str(argument) for argument in (*SMALL, *start, *options[:2])]
+    given = [str(argument) for argument in (*WHOLE, *start, *options[:2])]
     subprocess.run([*whole, str(second), *given], check=True, cwd=ROOT)
     # One patch, the whole, in pixels of the image.
     (row,) = rows(second / "history.csv")
