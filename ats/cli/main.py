@@ -46,14 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ats: error: {name!r} is no command\n\n{USAGE}", file=sys.stderr)
         return 2
     keep_freed_memory()
-    done: int | None = 0
-
-    def act() -> None:
-        nonlocal done
-        done = _COMMANDS[name](rest)
-
-    stopped = "ats train and ats crossval go on with --resume"
-    return exit_status(act, name=f"ats {name}", stopped=stopped) or done or 0
+    return exit_status(
+        lambda: _COMMANDS[name](rest),
+        name=f"ats {name}",
+        stopped="ats train and ats crossval go on with --resume",
+    )
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

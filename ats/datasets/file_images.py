@@ -200,7 +200,7 @@ class ImageFiles(Dataset[Batch]):
         """The batch of some images."""
         return self.batch(indices, strict=self.strict)
 
-    def batch(self, indices: Sequence[int], *, strict: bool) -> Batch:
+    def batch(self, indices: list[int], *, strict: bool) -> Batch:
         """The batch of some images.
 
         Args:
@@ -215,7 +215,6 @@ class ImageFiles(Dataset[Batch]):
             channels=self.reading.channels,
             on_error=None if strict else self.note,
         )
-        indices = list(indices)
         return Batch(x_low, images, self.targets[indices], torch.tensor(indices), content)
 
     def small_view(self, index: int) -> Tensor:

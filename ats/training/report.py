@@ -19,12 +19,12 @@ def exit_status(act: Callable[[], object], *, name: str, stopped: str) -> int:
     """Do what a command does, with an error of the user's as one clear line; the exit status.
 
     Args:
-        act: does it.
+        act: does it; a whole number that it returns is the status of what went well in part.
         name: of the command, before an error.
         stopped: what to say after Ctrl-C, such as how to go on.
     """
     try:
-        act()
+        done = act()
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
@@ -35,7 +35,7 @@ def exit_status(act: Callable[[], object], *, name: str, stopped: str) -> int:
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         return 130
-    return 0
+    return done if isinstance(done, int) else 0
 
 
 def run_script(name: str, train: Callable[[], Mapping[str, float]]) -> None:
