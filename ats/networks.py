@@ -65,7 +65,7 @@ def strided_attention(channels: int = 3, width: int = 64) -> nn.Sequential:
     for wide, stride in plan:
         layers += [
             nn.Conv2d(channels, wide, 3, stride=stride, padding=2 - stride),
-            nn.GroupNorm(4, wide),
+            GroupNorm(4, wide),
             nn.ReLU(inplace=True),
         ]
         channels = wide
@@ -147,10 +147,25 @@ def small_features(channels: int = 3, width: int = 32) -> nn.Sequential:
     for before in (channels, width, width, width):
         layers += [
             nn.Conv2d(before, width, 3, stride=2, padding=1),
-            nn.GroupNorm(8, width),
+            GroupNorm(8, width),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), L2Normalize())
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm whose gradient in bfloat16 is not slowed down by the layout ``channels_last``.
+
+    On a processor torch's own takes ten times as long there as on contiguous images, and the whole
+    attention network a quarter longer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape and layout."""
+        last = torch.channels_last
+        if x.dtype != torch.bfloat16 or x.is_cuda or not x.is_contiguous(memory_format=last):
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=last)
 
 
 class Standardize(nn.Module):
@@ -270,14 +285,16 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, ceil(H / stride), ceil(W / stride)) of (B, channels, H, W)."""
-        padding: list[int] = []
-        for limit, extent, stride in zip(
-            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
-        ):
+        padding = []
+        for limit, extent, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
             total = max((math.ceil(limit / stride) - 1) * stride + extent - limit, 0)
-            padding += [total // 2, total - total // 2]
-        out: Tensor = super().forward(F.pad(x, padding))
-        return out
+            padding.append((total // 2, total - total // 2))
+        (top, bottom), (left, right) = padding
+        if top != bottom or left != right:
+            x = F.pad(x, [left, right, top, bottom])
+            top = left = 0
+        # A margin that the convolution adds itself need not be copied.
+        return F.conv2d(x, self.weight, None, self.stride, (top, left))
 
 
 def _batch_norm(width: int, momentum: float) -> nn.BatchNorm2d:

@@ -28,8 +28,9 @@ def local_contrast(x_low: Tensor, window: int = 5) -> Tensor:
     x = x_low.float()
     # Centred first: the mean of squares minus the squared mean cancels where pixels are bright.
     x = x - x.mean(tuple(range(2, x.dim())), keepdim=True)
-    squares, means = _box_mean(torch.stack([x.square(), x]), window)
-    variance = (squares - means.square()).clamp_min(0).mean(1)
+    # The mean over channels and that over a window commute, so that squares are one channel.
+    means = _box_mean(torch.cat([x.square().mean(1, keepdim=True), x], 1), window)
+    variance = (means[:, 0] - means[:, 1:].square().mean(1)).clamp_min(0)
     if not variance.requires_grad:
         return torch.sqrt(variance)
     # The square root has no derivative at 0, and its limit would make every gradient infinite.
@@ -39,29 +40,31 @@ def local_contrast(x_low: Tensor, window: int = 5) -> Tensor:
 
 
 def _box_mean(x: Tensor, window: int) -> Tensor:
-    """Mean over a cubic window of (2, B, C, \\*low), of the pixels inside the image only.
+    """Mean over a cubic window of (B, C, \\*low), of the pixels inside the image only.
 
     One axis after another, and along each as a sum of shifted images: three times as fast on a CPU
     as the pooling of torch.
     """
     half = window // 2
-    if x.device.type == "cuda" and x.dim() <= 6 and min(x.shape[3:]) >= window:
+    if x.device.type == "cuda" and x.dim() <= 5 and min(x.shape[2:]) >= window:
         # Many small operations would take longer there.
         pools: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-        pool = pools[x.dim() - 4]
-        pooled: Tensor = pool(x.flatten(0, 1), window, 1, half, count_include_pad=False)
-        return pooled.reshape(x.shape)
-    for axis in range(3, x.dim()):
+        pooled: Tensor = pools[x.dim() - 3](x, window, 1, half, count_include_pad=False)
+        return pooled
+    inside: Tensor | int = 1
+    for axis in range(2, x.dim()):
         extent = x.shape[axis]
-        total = torch.zeros_like(x)
-        for shift in range(-half, half + 1):
-            length = max(extent - abs(shift), 0)
-            target = total.narrow(axis, min(max(-shift, 0), extent), length)
-            target += x.narrow(axis, min(max(shift, 0), extent), length)
+        total = x.clone()
+        for shift in range(1, half + 1):
+            length = max(extent - shift, 0)
+            first, last = ((axis, start, length) for start in (0, extent - length))
+            total.narrow(*first).add_(x.narrow(*last))
+            total.narrow(*last).add_(x.narrow(*first))
         place = torch.arange(extent, device=x.device)
-        inside = (place + half).clamp_max(extent - 1) - (place - half).clamp_min(0) + 1
-        x = total.div_(inside.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1 - axis)))
-    return x
+        along = (place + half).clamp_max(extent - 1) - (place - half).clamp_min(0) + 1
+        inside = inside * along.reshape(-1, *[1] * (x.dim() - 1 - axis))
+        x = total
+    return x / inside
 
 
 def log_prior(
