@@ -163,9 +163,10 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape and layout."""
         last = torch.channels_last
-        if x.dtype != torch.bfloat16 or x.is_cuda or not x.is_contiguous(memory_format=last):
-            return super().forward(x)
-        return super().forward(x.contiguous()).contiguous(memory_format=last)
+        slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        if slow and x.is_contiguous(memory_format=last):
+            return super().forward(x.contiguous()).contiguous(memory_format=last)
+        return super().forward(x)
 
 
 class Standardize(nn.Module):
@@ -293,7 +294,7 @@ class SameConv2d(nn.Conv2d):
         if top != bottom or left != right:
             x = F.pad(x, [left, right, top, bottom])
             top = left = 0
-        # A margin that the convolution adds itself need not be copied.
+        # Margins that are alike are the convolution's own, which copies nothing for them.
         return F.conv2d(x, self.weight, None, self.stride, (top, left))
 
 

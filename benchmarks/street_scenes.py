@@ -5,8 +5,8 @@ in six stages (``composites``): tiny composites with large signs and then with s
 learn to read, in seconds per thousand; larger ones, to learn to find; whole composites together
 with the real scenes, twice; and the real scenes alone. ``short`` has a quarter of the whole
 composites. One table of test accuracy, pointing, time and memory; ``cost`` measures the last two
-alone. Runs go one after another; the command can be
-stopped and given again, and goes on where it was.
+alone. Runs go one after another; the command can be stopped and given again, and goes on where it
+was.
 
     python benchmarks/street_scenes.py data/gtsdb runs/street --seeds 3
 """
